@@ -1,0 +1,270 @@
+"""What a compressor produces: a batch of C messages, still as tensors.
+
+A message is an index set and coded values. How they become bytes is the wire's business
+(`fedstrategies.wire`); what they are for is the algorithm's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedstrategies.compressors.exponents import times_power_of_two
+from fedstrategies.reduce import sum_over_clients, sum_sparse_over_clients
+
+__all__ = ["Floats", "Levels", "Payload", "Powers", "Rounded", "Values"]
+
+
+@dataclass(frozen=True)
+class Floats:
+    """Values as they are, in their own dtype (float64 or float32).
+
+    Attributes
+    ----------
+    data : Tensor
+        Shape (C, k).
+    """
+
+    data: Tensor
+
+    def to_tensor(self) -> Tensor:
+        """The values, shape (C, k)."""
+        return self.data
+
+    def rows(self, selection: Tensor | slice) -> Floats:
+        """The messages of some clients."""
+        return Floats(self.data[selection])
+
+
+@dataclass(frozen=True)
+class Powers:
+    """Values that are 0 or plus/minus a power of two (natural compression).
+
+    Attributes
+    ----------
+    data : Tensor
+        Shape (C, k), float; every entry is 0 or +-2**e.
+    """
+
+    data: Tensor
+
+    def to_tensor(self) -> Tensor:
+        """The values, shape (C, k)."""
+        return self.data
+
+    def rows(self, selection: Tensor | slice) -> Powers:
+        """The messages of some clients."""
+        return Powers(self.data[selection])
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Values on a 16-bit grid, shifted by one power of two per message: ``data * 2**shift``.
+
+    Attributes
+    ----------
+    data : Tensor
+        Shape (C, k), dtype float16 or bfloat16.
+    shift : Tensor
+        int64, shape (C,): binary exponent of each message's scale.
+    dtype : torch.dtype
+        The dtype of the values they stand for.
+    """
+
+    data: Tensor
+    shift: Tensor
+    dtype: torch.dtype
+
+    def to_tensor(self) -> Tensor:
+        """The values, shape (C, k); exact, since scaling by a power of two is."""
+        return times_power_of_two(self.data.to(self.dtype), self.shift.unsqueeze(1))
+
+    def rows(self, selection: Tensor | slice) -> Rounded:
+        """The messages of some clients."""
+        return Rounded(self.data[selection], self.shift[selection], self.dtype)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Quantised values ``scale * (level / steps)`` (QSGD).
+
+    Attributes
+    ----------
+    scale : Tensor
+        Shape (C,), float: the norm of each message.
+    levels : Tensor
+        int64, shape (C, k), in [-steps, steps].
+    steps : int
+        s, the number of levels above zero.
+    """
+
+    scale: Tensor
+    levels: Tensor
+    steps: int
+
+    def to_tensor(self) -> Tensor:
+        """The values, shape (C, k)."""
+        return self.scale.unsqueeze(1) * (self.levels.to(self.scale.dtype) / self.steps)
+
+    def rows(self, selection: Tensor | slice) -> Levels:
+        """The messages of some clients."""
+        return Levels(self.scale[selection], self.levels[selection], self.steps)
+
+
+Values = Floats | Powers | Rounded | Levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Payload:
+    """C compressed vectors of one dimension.
+
+    Attributes
+    ----------
+    dimension : int
+        d.
+    values : Values
+        Coded values, C x k.
+    indices : Tensor or None
+        int64, shape (C, k), ascending within a row; None: all d coordinates in order.
+    keys : Tensor or None
+        int64, shape (C,). If given, ``indices`` equals
+        ``sample_without_replacement(keys, dimension, k)``, so that 8 bytes carry the set.
+    """
+
+    dimension: int
+    values: Values
+    indices: Tensor | None = None
+    keys: Tensor | None = None
+
+    def __len__(self) -> int:
+        """C, the number of messages."""
+        values = self.values
+        return len(values.levels if isinstance(values, Levels) else values.data)
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What two payloads must share to be messages of one operator."""
+        values = self.values
+        width = values.levels.shape[1] if isinstance(values, Levels) else values.data.shape[1]
+        dtype = values.scale.dtype if isinstance(values, Levels) else values.data.dtype
+        return (
+            self.dimension,
+            width,
+            type(values).__name__,
+            str(dtype),
+            values.steps if isinstance(values, Levels) else None,
+            "all" if self.indices is None else "drawn" if self.keys is not None else "listed",
+        )
+
+    def dense(self) -> Tensor:
+        """The compressed vectors, shape (C, d)."""
+        values = self.values.to_tensor()
+        if self.indices is None:
+            return values
+        out = torch.zeros((len(values), self.dimension), dtype=values.dtype, device=values.device)
+        return out.scatter_(1, self.indices, values)
+
+    def add_to_(
+        self, vectors: Tensor, coefficient: float, *, clients: Tensor | None = None
+    ) -> None:
+        """In place: ``vectors[i] <- vectors[i] + (coefficient * C(x_i))``.
+
+        Two operations, never fused, and the same on client and server, so that both hold the
+        same bits. Only the coordinates that were sent are touched.
+
+        Parameters
+        ----------
+        vectors : Tensor
+            Shape (n, d), changed in place.
+        coefficient : float
+            Factor of the message.
+        clients : Tensor or None
+            int64, shape (C,): the row of each message; None: message i goes to row i.
+        """
+        scaled = coefficient * self.values.to_tensor()
+        if self.indices is None:
+            if clients is None:
+                vectors.copy_(vectors + scaled)
+            else:
+                vectors[clients] = vectors[clients] + scaled
+            return
+        if clients is None:
+            clients = torch.arange(len(scaled), device=scaled.device)
+        rows = clients.unsqueeze(1)
+        vectors[rows, self.indices] = vectors[rows, self.indices] + scaled
+
+    def total(self, partition_ids: Tensor) -> Tensor:
+        """Sum of the C compressed vectors, shape (d,), in the order of `fedstrategies.reduce`.
+
+        Parameters
+        ----------
+        partition_ids : Tensor
+            int64, shape (C,), strictly ascending.
+        """
+        values = self.values.to_tensor()
+        if self.indices is None:
+            return sum_over_clients(values, partition_ids)
+        return sum_sparse_over_clients(self.indices, values, self.dimension, partition_ids)
+
+    def rows(self, selection: Tensor | slice) -> Payload:
+        """The messages of some clients."""
+        return replace(
+            self,
+            values=self.values.rows(selection),
+            indices=None if self.indices is None else self.indices[selection],
+            keys=None if self.keys is None else self.keys[selection],
+        )
+
+    def is_finite(self) -> bool:
+        """Whether every value is a finite number."""
+        return bool(torch.isfinite(self.values.to_tensor()).all())
+
+    @staticmethod
+    def stack(parts: Sequence[Payload]) -> Payload:
+        """One payload from several of the same kind and size, in order.
+
+        Raises
+        ------
+        ValueError
+            If they differ in dimension, value coding or number of values.
+        """
+        first = parts[0]
+        same = {(p.dimension, type(p.values), p.indices is None, p.keys is None) for p in parts}
+        if len(same) > 1:
+            raise ValueError("payloads of different kinds cannot be stacked")
+        return Payload(
+            dimension=first.dimension,
+            values=_stack_values([p.values for p in parts]),
+            indices=None
+            if first.indices is None
+            else torch.cat([p.indices for p in parts if p.indices is not None]),
+            keys=None
+            if first.keys is None
+            else torch.cat([p.keys for p in parts if p.keys is not None]),
+        )
+
+
+def _stack_values(parts: Sequence[Values]) -> Values:
+    first = parts[0]
+    if isinstance(first, Floats):
+        return Floats(torch.cat([p.data for p in parts if isinstance(p, Floats)]))
+    if isinstance(first, Powers):
+        return Powers(torch.cat([p.data for p in parts if isinstance(p, Powers)]))
+    if isinstance(first, Rounded):
+        rounded = [p for p in parts if isinstance(p, Rounded)]
+        return Rounded(
+            torch.cat([p.data for p in rounded]),
+            torch.cat([p.shift for p in rounded]),
+            first.dtype,
+        )
+    quantised = [p for p in parts if isinstance(p, Levels)]
+    if {p.steps for p in quantised} != {first.steps}:
+        raise ValueError("payloads of different quantisation levels cannot be stacked")
+    return Levels(
+        torch.cat([p.scale for p in quantised]),
+        torch.cat([p.levels for p in quantised]),
+        first.steps,
+    )

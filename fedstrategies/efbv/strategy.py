@@ -1,0 +1,282 @@
+"""EF-BV, EF21, DIANA and gradient descent as Flower strategies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fedstrategies.compressors import Compressor, Constants, Identity
+from fedstrategies.efbv import theory as analysis
+from fedstrategies.efbv.algorithm import ClientRule, ServerState, Upload, server_step
+from fedstrategies.efbv.theory import Theory
+from fedstrategies.flower import Assignment, BaseStrategy, Delivery
+from fedstrategies.objectives import NoProx, Prox, Smoothness
+
+__all__ = ["DIANA", "EF21", "EFBV", "GradientDescent", "resolve_stepsize"]
+
+logger = logging.getLogger("flwr")
+
+Stepsize = float | str | None
+
+
+class EFBV(BaseStrategy):
+    """EF-BV: error feedback with bias and variance.
+
+    Every client compresses the difference between its gradient and its memory h_i:
+    ``d_i = C(grad f_i(x) - h_i)``, ``h_i += lambda d_i``; the server steps along
+    ``g = h + nu mean(d_i)`` and keeps ``h = mean(h_i)``. lambda, nu and the step size default
+    to the theory for the compressor's (eta, omega), L and L_tilde.
+
+    Parameters
+    ----------
+    compressor : Compressor
+        C, biased or unbiased. Clients get it from the server.
+    smoothness : Smoothness or None
+        L and ``L_tilde = sqrt(mean L_i^2)``; needed unless ``stepsize`` is a number.
+    stepsize : float, str or None
+        gamma: a number, ``"theory"`` (None), or ``"theory*4"``.
+    lam, nu : float or None
+        Overrides of lambda and nu in (0, 1].
+    prox : Prox
+        The regulariser R, applied by the server; default none.
+    shift_init : {"zero", "gradient"}
+        h_i^0 = 0, or grad f_i(x^0): a client's first upload is then its dense gradient.
+    **base
+        See `fedstrategies.flower.BaseStrategy`.
+
+    Raises
+    ------
+    ValueError
+        For settings that are impossible; some are known only when n and d are (first round).
+
+    References
+    ----------
+    Condat, Yi, Richtarik, "EF-BV" (2022); arXiv 2509.08233.
+    """
+
+    def __init__(
+        self,
+        *,
+        compressor: Compressor,
+        smoothness: Smoothness | None = None,
+        stepsize: Stepsize = None,
+        lam: float | None = None,
+        nu: float | None = None,
+        prox: Prox | None = None,
+        shift_init: Literal["zero", "gradient"] = "zero",
+        **base: Any,
+    ) -> None:
+        if shift_init not in ("zero", "gradient"):
+            raise ValueError(f"shift_init = {shift_init!r} is neither 'zero' nor 'gradient'")
+        resolve_stepsize(stepsize, 1.0)  # refuse nonsense here rather than in the first round
+        if smoothness is None and not isinstance(stepsize, int | float):
+            raise ValueError(
+                "the theory's step size needs smoothness=Smoothness(...) (L and L_tilde of the "
+                "f_i); give it, or a number as stepsize"
+            )
+        super().__init__(**base)
+        self.compressor = compressor
+        self.smoothness = smoothness
+        self.stepsize = stepsize
+        self.lam = lam
+        self.nu = nu
+        self.prox = NoProx() if prox is None else prox
+        self.shift_init = shift_init
+        self._theory: Theory | None = None
+        self._gamma = 0.0
+
+    def analyse(self, operator: Constants, smoothness: Smoothness) -> Theory:
+        """The method's constants for this operator, n and cohort size."""
+        return analysis.efbv(
+            operator,
+            smoothness,
+            clients=self.clients,
+            cohort=self.cohort_size,
+            lam=self.lam,
+            nu=self.nu,
+            regularised=not isinstance(self.prox, NoProx),
+        )
+
+    @property
+    def theory(self) -> Theory:
+        """What the analysis chose; known once the first round begins."""
+        if self._theory is None:
+            raise RuntimeError("the constants are known once the first round begins")
+        return self._theory
+
+    @property
+    def gamma(self) -> float:
+        """The step size in use."""
+        return self._gamma
+
+    @property
+    def h(self) -> Tensor:
+        """The server's mean memory h, shape (d,)."""
+        return self._h
+
+    def prepare(self, x: Tensor) -> None:
+        """Fix lambda, nu and gamma for d = len(x) and n; h = 0."""
+        operator = self.compressor.constants(len(x))
+        # Without L only lambda and nu come from the theory; they do not depend on it.
+        unit = Smoothness(L=1.0, L_tilde=1.0, L_max=1.0, mu=0.0)
+        self._theory = self.analyse(operator, self.smoothness or unit)
+        self._gamma = resolve_stepsize(self.stepsize, self._theory.gamma)
+        self._h = torch.zeros_like(x)
+
+    def plan(self, round: int) -> list[Assignment]:
+        """Everyone in the cohort compresses; with gradient shifts, newcomers send it dense."""
+        cohort = self.cohort(round)
+        regular = ClientRule(compressor=self.compressor, memory_step=self.theory.memory_step)
+        if self.shift_init == "zero":
+            return [self._assign(cohort, regular)]
+        first = ClientRule(compressor=self.compressor, memory_step=1.0, uncompressed=True)
+        known = torch.from_numpy(self.ledger.has_accepted())[cohort]
+        groups = [(cohort[~known], first), (cohort[known], regular)]
+        return [self._assign(members, rule) for members, rule in groups if len(members)]
+
+    def _assign(self, members: Tensor, rule: ClientRule) -> Assignment:
+        return Assignment(
+            partition_ids=members,
+            rule=rule,
+            constants=(rule.memory_step, float(rule.uncompressed)),
+            spec=rule.compressor.spec,
+        )
+
+    def server_update(
+        self, x: Tensor, deliveries: Sequence[Delivery]
+    ) -> tuple[Tensor, Callable[[], None]]:
+        """``g = h + nu d``, ``h += lambda d``, ``x <- prox(x - gamma g)``."""
+        uploads = [
+            Upload(
+                partition_ids=delivery.partition_ids,
+                payload=delivery.payload,
+                memory_step=delivery.assignment.constants[0],
+                gradient_step=1.0
+                if delivery.assignment.constants[1]
+                else self.theory.gradient_step,
+            )
+            for delivery in deliveries
+        ]
+        state = server_step(
+            ServerState(x=x, h=self._h),
+            uploads,
+            clients=self.clients,
+            gamma=self._gamma,
+            prox=self.prox,
+        )
+
+        def follow() -> None:
+            self._h = state.h
+
+        return state.x, follow
+
+    def forget(self) -> None:
+        """All h_i are zero again: so is their mean."""
+        self._h = torch.zeros_like(self._h)
+
+    def summary(self) -> None:
+        """Log what was chosen and from what."""
+        logger.info("\t├──> %s, compressor %s", type(self).__name__, self.compressor.spec)
+        if self._theory is not None:
+            for name, value in {**asdict(self._theory), "stepsize": self._gamma}.items():
+                logger.info("\t│\t├── %s = %.10g", name, value)
+        if self.smoothness is not None:
+            logger.info(
+                "\t└──> from L = %.10g, L_tilde = %.10g", self.smoothness.L, self.smoothness.L_tilde
+            )
+
+
+class EF21(EFBV):
+    """EF21: EF-BV with lambda = nu = 1 (on lambda* C where C is no contraction).
+
+    Parameters are those of `EFBV` without lam and nu. With m of n participants it is EF21-PP:
+    their messages are added unscaled.
+    """
+
+    def __init__(self, *, compressor: Compressor, **settings: Any) -> None:
+        _refuse(settings, ("lam", "nu"), "EF21 fixes lambda and nu; use EFBV to choose them")
+        super().__init__(compressor=compressor, **settings)
+
+    def analyse(self, operator: Constants, smoothness: Smoothness) -> Theory:
+        """See `theory.ef21`."""
+        return analysis.ef21(
+            operator,
+            smoothness,
+            clients=self.clients,
+            cohort=self.cohort_size,
+            regularised=not isinstance(self.prox, NoProx),
+        )
+
+
+class DIANA(EFBV):
+    """DIANA: nu = 1, lambda = 1/(1 + omega), an unbiased compressor.
+
+    Parameters are those of `EFBV` without lam and nu. A biased compressor is refused.
+    """
+
+    def __init__(self, *, compressor: Compressor, **settings: Any) -> None:
+        _refuse(settings, ("lam", "nu"), "DIANA fixes lambda and nu; use EFBV to choose them")
+        super().__init__(compressor=compressor, **settings)
+
+    def analyse(self, operator: Constants, smoothness: Smoothness) -> Theory:
+        """See `theory.diana`."""
+        return analysis.diana(
+            operator, smoothness, clients=self.clients, cohort=self.cohort_size
+        )
+
+
+class GradientDescent(EFBV):
+    """(Proximal) gradient descent with dense uploads: the baseline that saves nothing.
+
+    Parameters are those of `EFBV` without compressor, lam and nu.
+    """
+
+    tolerates_missing: ClassVar[bool] = True
+
+    def __init__(self, **settings: Any) -> None:
+        reason = "gradient descent has no compressor, lambda or nu; use EFBV"
+        _refuse(settings, ("compressor", "lam", "nu"), reason)
+        super().__init__(compressor=Identity(), **settings)
+
+    def analyse(self, operator: Constants, smoothness: Smoothness) -> Theory:
+        """See `theory.gradient_descent`."""
+        return analysis.gradient_descent(
+            operator, smoothness, clients=self.clients, cohort=self.cohort_size
+        )
+
+
+def resolve_stepsize(setting: Stepsize, theory: float) -> float:
+    """gamma from ``None``/``"theory"``, ``"theory*4"`` or a number.
+
+    Raises
+    ------
+    ValueError
+        If the setting is none of these, or not positive.
+    """
+    if setting is None:
+        return theory
+    if isinstance(setting, str):
+        head, _, factor = setting.partition("*")
+        try:
+            value = theory * float(factor or 1) if head.strip() == "theory" else float(setting)
+        except ValueError:
+            raise ValueError(
+                f"stepsize {setting!r} is neither a number nor 'theory' nor 'theory*FACTOR'"
+            ) from None
+    else:
+        value = float(setting)
+    if not 0 < value < float("inf"):
+        raise ValueError(f"stepsize {setting!r} is not a positive number")
+    return value
+
+
+def _refuse(settings: dict[str, Any], names: tuple[str, ...], reason: str) -> None:
+    if any(settings.get(name) is not None for name in names):
+        raise ValueError(reason)
+    for name in names:
+        settings.pop(name, None)
