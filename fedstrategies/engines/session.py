@@ -1,0 +1,99 @@
+"""The in-process fast path: when it may be taken, and how state returns to the nodes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from flwr.app import RecordDict
+
+from fedstrategies.flower import BaseClient, BaseStrategy, FedApp
+from fedstrategies.flower.metrics import weighted_mean
+from fedstrategies.flower.receipts import Receipts
+from fedstrategies.flower.records import load_receipts, save_state
+from fedstrategies.objectives import BatchedObjective
+from fedstrategies.threads import single_threaded
+
+if TYPE_CHECKING:
+    from fedstrategies.engines.cohort import CohortGrid
+
+__all__ = ["InProcessSession", "reason_against"]
+
+_SHELL_METHODS = ("configure_train", "aggregate_train", "commit", "advance")
+_CLIENT_METHODS = ("train", "fit")
+
+
+class InProcessSession:
+    """All clients of a `CohortGrid` while the strategy's copy of the memories is the memory.
+
+    Parameters
+    ----------
+    grid : CohortGrid
+        Whose nodes get their state back by `flush`.
+    """
+
+    def __init__(self, grid: CohortGrid) -> None:
+        self._grid = grid
+        self._threads = ExitStack()
+        self._threads.enter_context(single_threaded())
+
+    @property
+    def objective(self) -> BatchedObjective:
+        """The clients' f_i in partition order."""
+        return self._grid.objective
+
+    def flush(self, strategy: BaseStrategy) -> None:
+        """Write each node's memory and receipt into its context."""
+        assert strategy.memory is not None
+        known = strategy.ledger.has_accepted()
+        seen = (strategy.ledger.session, strategy.ledger.sequence)
+        for index, context in enumerate(self._grid.contexts.values()):
+            if not known[index]:
+                continue
+            state = RecordDict(dict(context.state))
+            memory = {name: value[index : index + 1] for name, value in strategy.memory.items()}
+            receipts = Receipts(committed=strategy.ledger.accepted(index), seen=seen)
+            save_state(state, receipts, memory)
+            context.state = state
+
+    def close(self, strategy: BaseStrategy) -> None:
+        """Flush and give the threads back."""
+        self.flush(strategy)
+        self._threads.close()
+
+
+def reason_against(grid: CohortGrid, strategy: BaseStrategy) -> str | None:
+    """Why running without messages would skip something; None if it would not."""
+    if not isinstance(grid.app, FedApp):
+        return "the app is not from fedstrategies.client_app"
+    if grid.app.mods:
+        return "the app has mods, which see messages"
+    changed = [
+        name
+        for name in _SHELL_METHODS
+        if getattr(type(strategy), name) is not getattr(BaseStrategy, name)
+    ]
+    if changed:
+        return f"the strategy overrides {', '.join(changed)}"
+    if strategy.memory is None:
+        return "the clients' memories exceed memory_budget"
+    if strategy.train_metrics_aggr_fn is not weighted_mean:
+        return "train_metrics_aggr_fn is the user's and sees replies"
+    contexts = list(grid.contexts.values())
+    client = grid.app.client_fn(contexts[0])
+    overridden = [
+        name
+        for name in _CLIENT_METHODS
+        if getattr(type(client), name) is not getattr(BaseClient, name)
+    ]
+    if overridden:
+        return f"the client overrides {', '.join(overridden)}"
+    for assignment in strategy.plan(strategy.round + 1):
+        if client.rule(assignment.constants, assignment.spec) != assignment.rule:
+            return "the client's rule differs from the strategy's"
+    for index, context in enumerate(contexts):
+        receipts = load_receipts(context.state)
+        pending = receipts.pending.tag if receipts.pending is not None else None
+        if strategy.ledger.accepted(index) not in (receipts.committed, pending):
+            return "clients remember another run"
+    return None

@@ -1,0 +1,31 @@
+"""The contract with Flower, shared by all algorithms."""
+
+from fedstrategies.flower.app import ClientFn, FedApp, client_app
+from fedstrategies.flower.client import BaseClient
+from fedstrategies.flower.contract import (
+    Assignment,
+    Callback,
+    ClientRule,
+    CohortSession,
+    Delivery,
+    RoundRecord,
+)
+from fedstrategies.flower.errors import AllClientsFailed, Diverged, ProtocolError
+from fedstrategies.flower.strategy import BaseStrategy
+
+__all__ = [
+    "AllClientsFailed",
+    "Assignment",
+    "BaseClient",
+    "BaseStrategy",
+    "Callback",
+    "ClientFn",
+    "ClientRule",
+    "CohortSession",
+    "Delivery",
+    "Diverged",
+    "FedApp",
+    "ProtocolError",
+    "RoundRecord",
+    "client_app",
+]

@@ -1,0 +1,258 @@
+"""The client half of the shell: a NumPyClient whose memory survives rounds and lost replies."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import cast, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.client import NumPyClient
+from torch import Tensor
+
+from fedstrategies.flower.contract import ClientRule
+from fedstrategies.flower.receipts import (
+    Decision,
+    MemoryCommand,
+    Receipts,
+    Request,
+    Response,
+    Status,
+)
+from fedstrategies.flower.records import (
+    CONTROL,
+    blob_of,
+    load_memory,
+    load_receipts,
+    raw_array,
+    save_state,
+    single_config,
+)
+from fedstrategies.objectives import BatchedObjective, Objective
+from fedstrategies.wire import decode, decode_vector, encode
+
+__all__ = ["BaseClient"]
+
+Scalar = bool | bytes | float | int | str
+Arrays = list[npt.NDArray[np.uint8]]
+
+
+class BaseClient(NumPyClient):
+    """A client of one of this suite's algorithms.
+
+    It is built anew for every message (Flower does so), and keeps everything that must last in
+    ``context.state``. Register it with `client_app`, or call `train` and `evaluate` from
+    handlers of your own ``ClientApp``.
+
+    Parameters
+    ----------
+    context : flwr.app.Context
+        The node's context, as ``client_fn`` receives it.
+    objective : Objective
+        The client's f_i.
+    """
+
+    def __init__(self, context: Context, *, objective: Objective) -> None:
+        self.context = context
+        self.objective = objective
+
+    @abstractmethod
+    def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:
+        """The algorithm's client half, from what the server sent.
+
+        Raises
+        ------
+        ValueError
+            If this client cannot follow (an unknown compressor, say).
+        """
+
+    # ---------------------------------------------------------------- message API
+
+    def train(self, message: Message, context: Context) -> Message:
+        """Handle one train message (one attempt at a communication round)."""
+        self.context = context
+        config = single_config(message.content)
+        (record,) = message.content.array_records.values()
+        blobs = [blob_of(record[name]) for name in sorted(record, key=int)]
+        arrays, examples, metrics = self.fit(blobs, cast(dict[str, Scalar], dict(config)))
+        control = metrics.pop(CONTROL)
+        reply = RecordDict(
+            {
+                "arrays": ArrayRecord(
+                    {str(i): raw_array(array.tobytes()) for i, array in enumerate(arrays)}
+                ),
+                "config": ConfigRecord({CONTROL: control}),
+                "metrics": MetricRecord(
+                    {"num-examples": examples, **cast(dict[str, float], metrics)}
+                ),
+            }
+        )
+        return Message(reply, reply_to=message)
+
+    def query(self, message: Message, context: Context) -> Message:
+        """Tell which partition this node holds (absent: the node was not told)."""
+        properties = cast(dict[str, int], _partition(context))
+        return Message(RecordDict({"config": ConfigRecord({**properties})}), reply_to=message)
+
+    # ---------------------------------------------------------------- NumPyClient
+
+    def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
+        """As `query`, for Flower's older API."""
+        return cast(dict[str, Scalar], _partition(self.context))
+
+    def fit(  # type: ignore[override]
+        self, parameters: Arrays, config: dict[str, Scalar]
+    ) -> tuple[Arrays, int, dict[str, Scalar]]:
+        """One attempt: settle the pending upload, compute a new one, keep both receipts.
+
+        Parameters
+        ----------
+        parameters : list of uint8 arrays
+            The model's frame, then the recovery frames if the request orders a recovery, then
+            the settlement's frame if the request announces one.
+        config : dict
+            The control fields under ``"fedstrategies"``.
+
+        Returns
+        -------
+        tuple
+            The upload's frame (none if there is no upload), the number of examples, and the
+            control fields with the loss f_i(x).
+        """
+        request = Request.from_bytes(_control(config))
+        receipts = load_receipts(self.context.state)
+        decision = receipts.decide(request)
+        if decision is Decision.RESEND:
+            assert receipts.pending is not None
+            return self._reply(request, receipts)
+        if decision is Decision.STALE:
+            return self._refuse(request, Status.STALE)
+        if decision is Decision.LOST:
+            save_state(self.context.state, receipts.after_lost(request), None)
+            return self._refuse(request, Status.LOST)
+
+        rule = self.rule(request.constants, request.spec)
+        memory, changed = self._settle(decision, receipts, request, parameters[1:], rule)
+        x = decode_vector(bytes(parameters[0]), dimension=self.objective.dimension)
+        payload, losses = rule.step(memory, x, self._batch(), torch.tensor([request.key]))
+        blob = encode(payload)
+        receipts = receipts.after_upload(request, blob, float(losses[0]))
+        save_state(self.context.state, receipts, memory if changed else None)
+        return self._reply(request, receipts)
+
+    @overload  # type: ignore[override]
+    def evaluate(self, parameters: Message, config: Context) -> Message: ...
+
+    @overload
+    def evaluate(
+        self, parameters: Arrays, config: dict[str, Scalar]
+    ) -> tuple[float, int, dict[str, Scalar]]: ...
+
+    def evaluate(
+        self, parameters: Message | Arrays, config: Context | dict[str, Scalar]
+    ) -> Message | tuple[float, int, dict[str, Scalar]]:
+        """Loss and accuracy of the received model on this client's data.
+
+        Called as ``evaluate(message, context)`` it answers with a message; called as
+        ``evaluate(parameters, config)`` it is NumPyClient's method.
+        """
+        if isinstance(parameters, Message):
+            (record,) = parameters.content.array_records.values()
+            (array,) = record.values()
+            loss, examples, metrics = self._evaluate(blob_of(array))
+            values = {"num-examples": examples, "loss": loss, **cast(dict[str, float], metrics)}
+            return Message(RecordDict({"metrics": MetricRecord(values)}), reply_to=parameters)
+        return self._evaluate(parameters[0])
+
+    # ---------------------------------------------------------------- internals
+
+    def _evaluate(
+        self, blob: npt.NDArray[np.uint8]
+    ) -> tuple[float, int, dict[str, Scalar]]:
+        x = decode_vector(bytes(blob), dimension=self.objective.dimension)
+        batch = self._batch()
+        loss = float(batch.values(x)[0])
+        return loss, self.objective.num_examples, {"accuracy": float(batch.accuracy(x)[0])}
+
+    def _batch(self) -> BatchedObjective:
+        return type(self.objective).stack([self.objective])
+
+    def _settle(
+        self,
+        decision: Decision,
+        receipts: Receipts,
+        request: Request,
+        extra: Arrays,
+        rule: ClientRule,
+    ) -> tuple[Mapping[str, Tensor], bool]:
+        """The memory from which the new upload is computed, and whether it must be stored."""
+        dimension = self.objective.dimension
+        device = torch.device("cpu")
+        newborn = rule.initial_memory(1, dimension, self.objective.dtype, device)
+        if decision is Decision.REPLACE:
+            if request.memory is MemoryCommand.ZERO:
+                return newborn, True
+            return {
+                name: decode_vector(bytes(blob), dimension=dimension).unsqueeze(0)
+                for name, blob in zip(newborn, extra, strict=True)
+            }, True
+        stored = load_memory(self.context.state)
+        memory = newborn if stored is None else stored
+        if decision is Decision.ROLL_BACK:
+            return memory, False
+        pending = receipts.pending
+        assert pending is not None
+        settled = decode(pending.blob, dimension=dimension, name="pending upload")
+        settlement = (
+            decode_vector(bytes(extra[-1]), dimension=dimension) if request.settlement else None
+        )
+        self.rule(pending.constants, pending.spec).commit_(
+            memory, settled, settlement=settlement
+        )
+        return memory, True
+
+    def _reply(
+        self, request: Request, receipts: Receipts
+    ) -> tuple[Arrays, int, dict[str, Scalar]]:
+        pending = receipts.pending
+        assert pending is not None
+        response = Response(
+            status=Status.UPLOAD,
+            session=request.session,
+            sequence=request.sequence,
+            round=pending.round,
+            base=pending.base,
+        )
+        blob = np.frombuffer(pending.blob, dtype=np.uint8)
+        metrics: dict[str, Scalar] = {CONTROL: response.to_bytes(), "loss": pending.loss}
+        return [blob], self.objective.num_examples, metrics
+
+    def _refuse(
+        self, request: Request, status: Status
+    ) -> tuple[Arrays, int, dict[str, Scalar]]:
+        response = Response(
+            status=status,
+            session=request.session,
+            sequence=request.sequence,
+            round=request.round,
+            base=0,
+        )
+        return [], self.objective.num_examples, {CONTROL: response.to_bytes()}
+
+
+def _control(config: Mapping[str, Scalar]) -> bytes:
+    value = config.get(CONTROL)
+    if not isinstance(value, bytes):
+        raise ValueError(
+            "the message carries no fedstrategies control fields; this client works with the "
+            "matching fedstrategies strategy on the server"
+        )
+    return value
+
+
+def _partition(context: Context) -> dict[str, int]:
+    known = ("partition-id", "num-partitions")
+    return {key: int(context.node_config[key]) for key in known if key in context.node_config}

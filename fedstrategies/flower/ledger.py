@@ -1,0 +1,137 @@
+"""The server's side of the receipts: what was asked, what was used, who must be restored."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from fedstrategies.flower.receipts import MemoryCommand, Response, Status, Tag
+
+__all__ = ["Ledger", "Rejected"]
+
+_MAXIMUM_BACKOFF = 64
+
+
+class Rejected(ValueError):
+    """A reply the server must not use; says why."""
+
+
+@dataclass
+class _Recovery:
+    command: MemoryCommand
+    tries: int = 0
+    not_before: int = 0
+
+
+class Ledger:
+    """Accepted uploads of n clients, in arrays (a thousand objects a round would be slow).
+
+    Parameters
+    ----------
+    clients : int
+        n.
+    session : int or None
+        A number larger than that of every earlier run which these clients may remember;
+        None: nanoseconds since 1970.
+    """
+
+    def __init__(self, clients: int, *, session: int | None = None) -> None:
+        self.session = time.time_ns() if session is None else session
+        self.sequence = 0
+        self._accepted_session = np.zeros(clients, dtype=np.uint64)
+        self._accepted_sequence = np.zeros(clients, dtype=np.uint64)
+        self._accepted_checksum = np.zeros(clients, dtype=np.uint32)
+        self._recovering: dict[int, _Recovery] = {}
+        self._open: set[int] = set()
+
+    def open_attempt(self, partition_ids: list[int]) -> None:
+        """Begin an attempt: a new id, and one answer expected of each partition."""
+        self.sequence += 1
+        self._open = set(partition_ids)
+
+    def accepted(self, partition: int) -> Tag:
+        """Tag of the last upload of ``partition`` that was used."""
+        return Tag(
+            int(self._accepted_session[partition]),
+            int(self._accepted_sequence[partition]),
+            int(self._accepted_checksum[partition]),
+        )
+
+    def has_accepted(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Whether any upload of each client was ever used (or its memory reset): shape (n,)."""
+        return self._accepted_session != 0
+
+    def recovery(self, partition: int) -> MemoryCommand:
+        """What to order about the memory of ``partition`` in this attempt.
+
+        A client that answers ``lost`` again and again is sent its memory ever more rarely, so
+        that a broken one cannot draw a dense download every round.
+        """
+        state = self._recovering.get(partition)
+        if state is None or self.sequence < state.not_before:
+            return MemoryCommand.KEEP
+        state.tries += 1
+        state.not_before = self.sequence + min(2 ** (state.tries - 1), _MAXIMUM_BACKOFF)
+        return state.command
+
+    def judge(self, partition: int, response: Response, blob: bytes) -> Tag:
+        """The tag under which a reply may be used; closes the partition for this attempt.
+
+        Raises
+        ------
+        Rejected
+            If the reply is of another attempt, a duplicate, not an upload, or computed from a
+            memory other than the one the server knows.
+        """
+        if (response.session, response.sequence) != (self.session, self.sequence):
+            raise Rejected(
+                f"answers attempt {response.sequence}, the current one is {self.sequence} (late)"
+            )
+        if partition not in self._open:
+            raise Rejected("duplicate reply")
+        if response.status is Status.LOST:
+            self._open.discard(partition)
+            raise Rejected("its memory is lost; it will be restored with the next request")
+        if response.status is not Status.UPLOAD:
+            raise Rejected(f"answered {response.status.name.lower()}")
+        if response.base != self.accepted(partition).digest():
+            raise Rejected("was computed from another memory than the server's copy")
+        return Tag(self.session, self.sequence, zlib.crc32(blob))
+
+    def close(self, partition: int) -> None:
+        """Take no further reply of ``partition`` in this attempt."""
+        self._open.discard(partition)
+
+    def require_recovery(self, partition: int, command: MemoryCommand) -> None:
+        """Order a recovery until an upload of ``partition`` is used."""
+        state = self._recovering.get(partition)
+        if state is None or state.command is not command:
+            self._recovering[partition] = _Recovery(command)
+
+    def commit(self, tags: dict[int, Tag]) -> None:
+        """Record uploads as used."""
+        for partition, tag in tags.items():
+            self._accepted_session[partition] = tag.session
+            self._accepted_sequence[partition] = tag.sequence
+            self._accepted_checksum[partition] = tag.checksum
+            self._recovering.pop(partition, None)
+
+    def commit_batch(self, partition_ids: Tensor) -> None:
+        """Record uploads that never became bytes (the in-process fast path), checksum 0."""
+        rows = partition_ids.numpy()
+        self._accepted_session[rows] = self.session
+        self._accepted_sequence[rows] = self.sequence
+        self._accepted_checksum[rows] = 0
+
+    def reset(self) -> None:
+        """Open a new memory epoch: every client is ordered to start from its initial memory."""
+        self.sequence += 1
+        everyone = range(len(self._accepted_session))
+        epoch = Tag(self.session, self.sequence, 0)
+        self.commit(dict.fromkeys(everyone, epoch))
+        for partition in everyone:
+            self.require_recovery(partition, MemoryCommand.ZERO)

@@ -1,0 +1,117 @@
+"""The round loop behind ``start()``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
+
+from fedstrategies.flower.attempt import BatchedRound
+from fedstrategies.flower.contract import BatchingGrid, Callback, CohortSession, RoundRecord
+
+if TYPE_CHECKING:
+    from fedstrategies.flower.strategy import BaseStrategy
+
+__all__ = ["drive"]
+
+logger = logging.getLogger("flwr")
+
+_MOST_ATTEMPTS = 100
+
+
+def drive(
+    strategy: BaseStrategy,
+    grid: Grid,
+    initial_arrays: ArrayRecord,
+    *,
+    num_rounds: int,
+    timeout: float,
+    train_config: ConfigRecord,
+    evaluate_config: ConfigRecord,
+    evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
+    callbacks: Sequence[Callback],
+) -> Result:
+    """Run rounds until ``num_rounds`` are completed or a callback stops the run."""
+    strategy.set_up(initial_arrays, grid)
+    strategy.summary()
+    result = Result()
+    first = strategy.round
+    session = grid.open_cohort(strategy) if isinstance(grid, BatchingGrid) else None
+    arrays = initial_arrays
+    try:
+        for callback in callbacks:
+            callback.on_start(strategy.x)
+        if evaluate_fn is not None and (found := evaluate_fn(0, initial_arrays)) is not None:
+            result.evaluate_metrics_serverapp[0] = found
+        while strategy.round < first + num_rounds:
+            metrics = _complete_round(strategy, grid, session, arrays, train_config, timeout)
+            current = strategy.round - first
+            if metrics is not None:
+                result.train_metrics_clientapp[current] = metrics
+            if session is None or evaluate_fn is not None or strategy.fraction_evaluate > 0:
+                arrays = strategy.arrays
+            if strategy.fraction_evaluate > 0:
+                if session is not None:
+                    session.flush(strategy)
+                found = strategy.aggregate_evaluate(
+                    current,
+                    grid.send_and_receive(
+                        strategy.configure_evaluate(current, arrays, evaluate_config, grid),
+                        timeout=timeout,
+                    ),
+                )
+                if found is not None:
+                    result.evaluate_metrics_clientapp[current] = found
+            if evaluate_fn is not None and (found := evaluate_fn(current, arrays)) is not None:
+                result.evaluate_metrics_serverapp[current] = found
+            record = _record(strategy)
+            if any([callback.on_round(record) for callback in callbacks]):
+                break
+    finally:
+        if session is not None:
+            session.close(strategy)
+        for callback in callbacks:
+            callback.on_end()
+    result.arrays = strategy.arrays
+    return result
+
+
+def _complete_round(
+    strategy: BaseStrategy,
+    grid: Grid,
+    session: CohortSession | None,
+    arrays: ArrayRecord,
+    config: ConfigRecord,
+    timeout: float,
+) -> MetricRecord | None:
+    """Attempt the next round until it is committed."""
+    before = strategy.round
+    for _ in range(_MOST_ATTEMPTS):
+        if session is not None:
+            metrics = strategy.advance(BatchedRound(strategy, before + 1, session))
+        else:
+            messages = strategy.configure_train(before + 1, arrays, config, grid)
+            replies = grid.send_and_receive(messages, timeout=timeout)
+            _, metrics = strategy.aggregate_train(before + 1, replies)
+        if strategy.round > before:
+            return metrics
+    raise RuntimeError(
+        f"round {before + 1} was attempted {_MOST_ATTEMPTS} times without success; the last "
+        f"failures: {'; '.join(strategy.failures[:3]) or 'none reported'}"
+    )
+
+
+def _record(strategy: BaseStrategy) -> RoundRecord:
+    return RoundRecord(
+        round=strategy.round,
+        x=strategy.x,
+        participants=strategy.participants,
+        failures=len(strategy.failures),
+        uplink_bytes=strategy.bytes.uplink,
+        downlink_bytes=strategy.bytes.downlink,
+        recovery_bytes=strategy.bytes.recovery,
+    )

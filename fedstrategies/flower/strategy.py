@@ -1,0 +1,411 @@
+"""The server half of the shell: a Flower Strategy that keeps its promises under faults.
+
+Everything correctness needs lives in `configure_train` and `aggregate_train`, so upstream's own
+``start()``, wrappers and grids drive it as well as ours. A room adds the mathematics: constants
+(`prepare`), what each client is asked (`plan`), and the update (`server_update`).
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from torch import Tensor
+
+from fedstrategies.flower.attempt import Attempt, BatchedRound, MessageRound, participants
+from fedstrategies.flower.contract import Assignment, Callback, Delivery
+from fedstrategies.flower.counters import ByteCounters
+from fedstrategies.flower.errors import Diverged
+from fedstrategies.flower.ledger import Ledger
+from fedstrategies.flower.loop import drive
+from fedstrategies.flower.metrics import MetricsAggregator, aggregate_metrics, weighted_mean
+from fedstrategies.flower.nodes import NodeDirectory
+from fedstrategies.flower.records import raw_array, tensor_of, to_arrays
+from fedstrategies.layout import Layout
+from fedstrategies.sampling import FullParticipation, NiceSampling, Sampling
+from fedstrategies.wire import encode_vector
+
+__all__ = ["BaseStrategy"]
+
+logger = logging.getLogger("flwr")
+
+
+class BaseStrategy(Strategy):
+    """Base of this suite's strategies.
+
+    Parameters
+    ----------
+    sampling : Sampling or None
+        Law of the cohorts; None: from ``fraction_train``.
+    num_clients : int or None
+        n. None: the nodes connected when the first round begins, after waiting for
+        ``min_available_nodes``; n then stays fixed.
+    seed : int
+        Seed of every draw.
+    trainable : str
+        Glob of the entries of the initial arrays that are trained; the rest is carried along.
+    memory_budget : int
+        Bytes the server may spend on its copy of the clients' memories (n d floats). Above it,
+        a lost memory is recovered by resetting all memories instead of by a dense download.
+    on_failure : {"continue", "redo"}
+        A client whose reply does not come counts as silent this round, or the round is redone.
+    fraction_train, min_train_nodes : float, int
+        As upstream: cohort size ``max(int(n fraction_train), min_train_nodes)``.
+    fraction_evaluate, min_evaluate_nodes : float, int
+        As upstream, for evaluation on clients; 0 skips it.
+    min_available_nodes : int
+        As upstream; unused if ``num_clients`` is given, which is then waited for.
+    weighted_by_key : str
+        As upstream, but for metrics only: the model is the plain mean over clients, since the
+        method's memory identity h = mean h_i fixes the weights.
+    arrayrecord_key, configrecord_key : str
+        As upstream: names of the records in messages.
+    train_metrics_aggr_fn, evaluate_metrics_aggr_fn : callable or None
+        As upstream: (list of RecordDict, weight key) -> MetricRecord.
+
+    Raises
+    ------
+    ValueError
+        For a fraction outside [0, 1], or both ``sampling`` and ``fraction_train``.
+    """
+
+    tolerates_missing: ClassVar[bool] = True
+    """Whether a round may go on without some of its clients."""
+
+    def __init__(
+        self,
+        *,
+        sampling: Sampling | None = None,
+        num_clients: int | None = None,
+        seed: int = 0,
+        trainable: str = "*",
+        memory_budget: int = 4 << 30,
+        on_failure: Literal["continue", "redo"] = "continue",
+        fraction_train: float = 1.0,
+        fraction_evaluate: float = 1.0,
+        min_train_nodes: int = 2,
+        min_evaluate_nodes: int = 2,
+        min_available_nodes: int = 2,
+        weighted_by_key: str = "num-examples",
+        arrayrecord_key: str = "arrays",
+        configrecord_key: str = "config",
+        train_metrics_aggr_fn: MetricsAggregator | None = None,
+        evaluate_metrics_aggr_fn: MetricsAggregator | None = None,
+    ) -> None:
+        if not 0 < fraction_train <= 1 or not 0 <= fraction_evaluate <= 1:
+            raise ValueError(
+                f"fraction_train = {fraction_train} must be in (0, 1] and fraction_evaluate = "
+                f"{fraction_evaluate} in [0, 1]"
+            )
+        if sampling is not None and fraction_train != 1.0:
+            raise ValueError("give sampling or fraction_train, not both")
+        if on_failure not in ("continue", "redo"):
+            raise ValueError(f"on_failure = {on_failure!r} is neither 'continue' nor 'redo'")
+        self.sampling = sampling
+        self.num_clients = num_clients
+        self.seed = seed
+        self.trainable = trainable
+        self.memory_budget = memory_budget
+        self.on_failure = on_failure if self.tolerates_missing else "redo"
+        self.fraction_train = fraction_train
+        self.fraction_evaluate = fraction_evaluate
+        self.min_train_nodes = min_train_nodes
+        self.min_evaluate_nodes = min_evaluate_nodes
+        self.min_available_nodes = min_available_nodes
+        self.weighted_by_key = weighted_by_key
+        self.arrayrecord_key = arrayrecord_key
+        self.configrecord_key = configrecord_key
+        self.train_metrics_aggr_fn = train_metrics_aggr_fn or weighted_mean
+        self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn or weighted_mean
+
+        self.bytes = ByteCounters()
+        self.nodes = NodeDirectory()
+        self.round = 0
+        """Communication rounds completed."""
+        self.participants = 0
+        self.failures: tuple[str, ...] = ()
+        """What went wrong in the last attempt, one line per client."""
+        self.memory: Mapping[str, Tensor] | None = None
+        """The server's copy of the clients' effective memories, (n, d) each; None: reset rule."""
+        self._attempt: Attempt | None = None
+        self._x: Tensor | None = None
+        self._arrays: ArrayRecord | None = None
+
+    # ---------------------------------------------------------------- for the rooms
+
+    @abstractmethod
+    def prepare(self, x: Tensor) -> None:
+        """Fix constants and state, once x^0 (d,) and ``self.clients`` (n) are known.
+
+        Raises
+        ------
+        ValueError
+            If the settings are impossible for this d and n.
+        """
+
+    @abstractmethod
+    def plan(self, round: int) -> list[Assignment]:
+        """Who does what in communication round ``round``; assignments are disjoint."""
+
+    @abstractmethod
+    def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> tuple[
+        Tensor, Callable[[], None]
+    ]:
+        """The new model, and what makes the room's own state follow.
+
+        The state must change only in the returned callable: a round is committed as a whole or
+        not at all.
+        """
+
+    def forget(self) -> None:
+        """All client memories were reset: make the server's own state follow (default: none)."""
+
+    # ---------------------------------------------------------------- state others may read
+
+    @property
+    def clients(self) -> int:
+        """n, fixed when the first round begins."""
+        if self.num_clients is None:
+            raise RuntimeError("the number of clients is known once the first round begins")
+        return self.num_clients
+
+    @property
+    def x(self) -> Tensor:
+        """The current model, shape (d,)."""
+        if self._x is None:
+            raise RuntimeError("there is no model before the first round")
+        return self._x
+
+    @property
+    def arrays(self) -> ArrayRecord:
+        """The current model under the user's names; loads with ``strict=True``."""
+        if self._arrays is None:
+            self._arrays = to_arrays(self.layout.unflatten(self.x), self._initial)
+        return self._arrays
+
+    def cohort(self, round: int) -> Tensor:
+        """Partition indices of a round's cohort: int64, ascending."""
+        return self._sampling().draw(self.clients, seed=self.seed, round=round)
+
+    @property
+    def cohort_size(self) -> int:
+        """m."""
+        return self._sampling().size(self.clients)
+
+    def _sampling(self) -> Sampling:
+        if self.sampling is not None:
+            return self.sampling
+        size = min(max(int(self.clients * self.fraction_train), self.min_train_nodes), self.clients)
+        return FullParticipation() if size == self.clients else NiceSampling(cohort_size=size)
+
+    # ---------------------------------------------------------------- set-up
+
+    def set_up(self, arrays: ArrayRecord, grid: Grid) -> None:
+        """Wait for the nodes, fix n and d, and let the room prepare; idempotent."""
+        if self._x is not None:
+            return
+        required = self.num_clients or max(self.min_available_nodes, self.min_train_nodes)
+        found = self.nodes.wait(grid, required)
+        if self.num_clients is not None and found != self.num_clients:
+            raise ValueError(
+                f"num_clients = {self.num_clients}, but the nodes hold {found} partitions"
+            )
+        self.num_clients = found
+        named = {name: tensor_of(array) for name, array in arrays.items()}
+        self.layout = Layout.of_arrays(named, trainable=self.trainable)
+        self._initial = arrays
+        x = self.layout.flatten(named)
+        self.ledger = Ledger(found)
+        self.prepare(x)
+        self._x = x
+        self._make_memory()
+
+    def _make_memory(self) -> None:
+        rule = self.plan(1)[0].rule
+        x = self.x
+        one = rule.initial_memory(1, len(x), x.dtype, torch.device("cpu"))
+        needed = self.clients * sum(value.numel() * value.element_size() for value in one.values())
+        if needed > self.memory_budget:
+            logger.info(
+                "client memories: %.1f GiB exceed the budget; a lost one resets all", needed / 2**30
+            )
+            return
+        self.memory = rule.initial_memory(self.clients, len(x), x.dtype, torch.device("cpu"))
+
+    # ---------------------------------------------------------------- Strategy
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Open an attempt at the next communication round."""
+        self.set_up(arrays, grid)
+        if arrays is not self._arrays:
+            # Somebody (a wrapper that adds noise) may have changed the model in between.
+            named = {name: tensor_of(array) for name, array in arrays.items()}
+            self._x, self._arrays = self.layout.flatten(named), None
+        attempt = MessageRound(self, self.round + 1)
+        self._attempt = attempt
+        return attempt.messages(self.nodes.refresh(grid), config, server_round)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Use the replies that count, all at once, or none if the round must be redone.
+
+        Raises
+        ------
+        AllClientsFailed
+            If every client of the cohort failed.
+        Diverged
+            If the model is not finite any more.
+        """
+        attempt = self._attempt
+        if not isinstance(attempt, MessageRound):
+            raise RuntimeError("aggregate_train without a configure_train before it")
+        self._attempt = None
+        deliveries = attempt.collect(replies)
+        if not self.commit(attempt, deliveries):
+            return None, None
+        metrics = aggregate_metrics(
+            attempt.contents, self.train_metrics_aggr_fn, self.weighted_by_key
+        )
+        return self.arrays, metrics
+
+    def commit(self, attempt: Attempt, deliveries: Sequence[Delivery]) -> bool:
+        """The one point where a round changes anything; False: nothing did, redo the round."""
+        self.failures = tuple(attempt.failures)
+        for line in attempt.failures:
+            logger.warning("round %d: %s", attempt.round, line)
+        attempt.raise_if_hopeless()
+        if attempt.must_reset:
+            self._reset()
+            return False
+        if not deliveries or (attempt.failures and self.on_failure == "redo"):
+            return False
+        x, follow = self.server_update(self.x, deliveries)
+        if not bool(torch.isfinite(x).all()):
+            raise Diverged(attempt.round, "the model is not finite")
+        follow()
+        if self.memory is not None:
+            everyone = torch.arange(self.clients)
+            for delivery in deliveries:
+                whole = torch.equal(delivery.partition_ids, everyone)
+                delivery.assignment.rule.commit_(
+                    self.memory,
+                    delivery.payload,
+                    clients=None if whole else delivery.partition_ids,
+                    settlement=x,
+                )
+        attempt.record_receipts()
+        self._x, self._arrays = x, None
+        self.round = attempt.round
+        self.participants = participants(deliveries)
+        return True
+
+    def _reset(self) -> None:
+        logger.warning("a client's memory is lost and there is no copy: all memories start anew")
+        self.ledger.reset()
+        self.forget()
+
+    def advance(self, attempt: BatchedRound) -> MetricRecord | None:
+        """One communication round of the in-process fast path."""
+        return attempt.metrics() if self.commit(attempt, attempt.step()) else None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask a (seeded) sample of the nodes to evaluate the model."""
+        if self.fraction_evaluate == 0.0 or self._x is None:
+            return []
+        nodes = self.nodes.refresh(grid)
+        wanted = max(int(len(nodes) * self.fraction_evaluate), self.min_evaluate_nodes)
+        size = min(wanted, len(nodes))
+        if size == 0:
+            return []
+        chosen = NiceSampling(cohort_size=size).draw(
+            len(nodes), seed=self.seed, round=-server_round
+        )
+        record = RecordDict(
+            {
+                self.arrayrecord_key: ArrayRecord({"x": raw_array(encode_vector(self.x))}),
+                self.configrecord_key: ConfigRecord({**config, "server-round": server_round}),
+            }
+        )
+        present = sorted(nodes)
+        return [
+            Message(record, dst_node_id=nodes[present[i]], message_type=MessageType.EVALUATE)
+            for i in chosen.tolist()
+        ]
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Aggregate the metrics in partition order; failed replies are named and left out."""
+        contents = []
+        for reply in sorted(replies, key=self.nodes.index_of):
+            if reply.has_error():
+                logger.warning(
+                    "evaluation on node %d failed: %s",
+                    reply.metadata.src_node_id,
+                    reply.error.reason,
+                )
+            else:
+                contents.append(reply.content)
+        if not contents:
+            return None
+        return aggregate_metrics(contents, self.evaluate_metrics_aggr_fn, self.weighted_by_key)
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+        *,
+        callbacks: Sequence[Callback] = (),
+    ) -> Result:
+        """Run ``num_rounds`` communication rounds; upstream's signature, and callbacks.
+
+        Parameters
+        ----------
+        grid : Grid
+            Flower's, or `CohortGrid`, on which whole cohorts run in one call where nothing of
+            the user's would be skipped.
+        initial_arrays : ArrayRecord
+            x^0 under the user's names.
+        num_rounds : int
+            T. A redone attempt does not count.
+        timeout : float
+            Seconds to wait for the replies of an attempt.
+        train_config, evaluate_config : ConfigRecord or None
+            Sent along with every message.
+        evaluate_fn : callable or None
+            (round, arrays) -> metrics, before the first and after each round.
+        callbacks : sequence of Callback
+            See `fedstrategies.flower.Callback`.
+
+        Raises
+        ------
+        AllClientsFailed, Diverged
+            As `aggregate_train`.
+        """
+        return drive(
+            self,
+            grid,
+            initial_arrays,
+            num_rounds=num_rounds,
+            timeout=timeout,
+            train_config=train_config or ConfigRecord(),
+            evaluate_config=evaluate_config or ConfigRecord(),
+            evaluate_fn=evaluate_fn,
+            callbacks=callbacks,
+        )
