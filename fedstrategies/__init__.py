@@ -1,0 +1,105 @@
+"""Communication-efficient federated learning for Flower.
+
+Names are imported when first used, so that ``fedstrategies --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedstrategies.compressors import (
+        QSGD,
+        Cast,
+        CompK,
+        Composition,
+        Identity,
+        MixK,
+        Natural,
+        RandK,
+        ScaledRandK,
+        TopK,
+        parse_compressor,
+    )
+    from fedstrategies.efbv import DIANA, EF21, EFBV, EFBVClient, GradientDescent
+    from fedstrategies.engines import CohortGrid
+    from fedstrategies.flower import client_app
+    from fedstrategies.objectives import (
+        L1,
+        Box,
+        LogisticRegression,
+        Smoothness,
+        SquaredL2,
+        TorchObjective,
+        logistic_smoothness,
+    )
+    from fedstrategies.sampling import FullParticipation, NiceSampling
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "compressors": (
+        "QSGD",
+        "Cast",
+        "CompK",
+        "Composition",
+        "Identity",
+        "MixK",
+        "Natural",
+        "RandK",
+        "ScaledRandK",
+        "TopK",
+        "parse_compressor",
+    ),
+    "efbv": ("DIANA", "EF21", "EFBV", "EFBVClient", "GradientDescent"),
+    "engines": ("CohortGrid",),
+    "flower": ("client_app",),
+    "objectives": (
+        "L1",
+        "Box",
+        "LogisticRegression",
+        "Smoothness",
+        "SquaredL2",
+        "TorchObjective",
+        "logistic_smoothness",
+    ),
+    "sampling": ("FullParticipation", "NiceSampling"),
+}
+_ROOM_OF = {name: room for room, names in _HOME.items() for name in names}
+
+__all__ = [
+    "DIANA",
+    "EF21",
+    "EFBV",
+    "L1",
+    "QSGD",
+    "Box",
+    "Cast",
+    "CohortGrid",
+    "CompK",
+    "Composition",
+    "EFBVClient",
+    "FullParticipation",
+    "GradientDescent",
+    "Identity",
+    "LogisticRegression",
+    "MixK",
+    "Natural",
+    "NiceSampling",
+    "RandK",
+    "ScaledRandK",
+    "Smoothness",
+    "SquaredL2",
+    "TopK",
+    "TorchObjective",
+    "client_app",
+    "logistic_smoothness",
+    "parse_compressor",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'fedstrategies' has no attribute {name!r}")
+    return getattr(import_module(f"fedstrategies.{_ROOM_OF[name]}"), name)

@@ -44,7 +44,7 @@ class Attempt:
         self.plan = strategy.plan(round)
         self.failures: list[str] = []
         self.must_reset = False
-        self._first_error: str | None = None
+        self._faulty: dict[int, str] = {}
         strategy.ledger.open_attempt(
             [int(p) for a in self.plan for p in a.partition_ids] if self._by_message else []
         )
@@ -57,11 +57,11 @@ class Attempt:
         return sum(len(assignment.partition_ids) for assignment in self.plan)
 
     def raise_if_hopeless(self) -> None:
-        """Raise if every client of the cohort failed by its own fault."""
-        if self._first_error is not None and len(self.failures) == self.asked:
+        """Raise if every client of the cohort failed by its own fault (not by a lost message)."""
+        if self._faulty and len(self._faulty) == self.asked:
             raise AllClientsFailed(
                 f"round {self.round}: all {self.asked} clients failed; the first said: "
-                f"{self._first_error}"
+                f"{self._faulty[min(self._faulty)]}"
             )
 
     def record_receipts(self) -> None:
@@ -70,9 +70,7 @@ class Attempt:
 
     def keys(self, assignment: Assignment) -> Tensor:
         """The round's random stream of each client of an assignment: int64, shape (C,)."""
-        return client_keys(
-            self.strategy.seed, self.round, assignment.partition_ids, Purpose.CLIENT
-        )
+        return client_keys(self.strategy.seed, self.round, assignment.partition_ids, Purpose.CLIENT)
 
     def request(self, assignment: Assignment, partition: int, key: int) -> Request:
         """The control fields for one client, without recovery."""
@@ -144,9 +142,7 @@ class MessageRound(Attempt):
                         self.strategy.configrecord_key: ConfigRecord({**user, CONTROL: control}),
                     }
                 )
-                messages.append(
-                    Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
-                )
+                messages.append(Message(content, dst_node_id=node, message_type=MessageType.TRAIN))
         return messages
 
     def _with_recovery(self, request: Request, partition: int) -> tuple[Request, list[bytes]]:
@@ -185,15 +181,15 @@ class MessageRound(Attempt):
                 continue  # nobody asked this node in this attempt
             if reply.has_error():
                 causes[partition] = f"the client raised: {reply.error.reason}"
-                self._first_error = self._first_error or reply.error.reason
+                self._faulty[partition] = reply.error.reason
                 continue
             try:
                 tag, payload = self._read(reply.content, partition, kinds[partition])
             except Rejected as error:
                 causes.setdefault(partition, str(error))
             except ValueError as error:  # WireError, ProtocolError and malformed records
-                causes[partition] = f"malformed reply: {error}"
-                self._first_error = self._first_error or str(error)
+                cause = f"malformed reply: {error}"
+                causes[partition] = self._faulty[partition] = cause
             else:
                 self._tags[partition] = tag
                 payloads[partition] = payload
@@ -201,8 +197,8 @@ class MessageRound(Attempt):
                 self.strategy.ledger.close(partition)
         for node, partition in sorted(self._partition_at.items(), key=lambda item: item[1]):
             if partition not in payloads:
-                cause = causes.get(partition, "no reply")
-                self.failures.append(f"partition {partition} (node {node}): {cause}")
+                why = causes.get(partition, "no reply")
+                self.failures.append(f"partition {partition} (node {node}): {why}")
         self.contents = [contents[partition] for partition in sorted(contents)]
         return [
             delivery
@@ -306,8 +302,9 @@ class BatchedRound(Attempt):
             return rows, payload, losses
         finite = torch.isfinite(payload.values.to_tensor()).all(dim=1)
         reason = "its upload is not finite"
-        self.failures += [f"partition {p}: {reason}" for p in rows[~finite].tolist()]
-        self._first_error = reason
+        for partition in rows[~finite].tolist():
+            self.failures.append(f"partition {partition}: {reason}")
+            self._faulty[partition] = reason
         return rows[finite], payload.rows(finite), losses[finite]
 
     def record_receipts(self) -> None:

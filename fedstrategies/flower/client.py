@@ -31,7 +31,7 @@ from fedstrategies.flower.records import (
     save_state,
     single_config,
 )
-from fedstrategies.objectives import BatchedObjective, Objective
+from fedstrategies.objectives import Objective
 from fedstrategies.wire import decode, decode_vector, encode
 
 __all__ = ["BaseClient"]
@@ -94,8 +94,9 @@ class BaseClient(NumPyClient):
 
     def query(self, message: Message, context: Context) -> Message:
         """Tell which partition this node holds (absent: the node was not told)."""
-        properties = cast(dict[str, int], _partition(context))
-        return Message(RecordDict({"config": ConfigRecord({**properties})}), reply_to=message)
+        return Message(
+            RecordDict({"config": ConfigRecord({**_partition(context)})}), reply_to=message
+        )
 
     # ---------------------------------------------------------------- NumPyClient
 
@@ -103,7 +104,7 @@ class BaseClient(NumPyClient):
         """As `query`, for Flower's older API."""
         return cast(dict[str, Scalar], _partition(self.context))
 
-    def fit(  # type: ignore[override]
+    def fit(
         self, parameters: Arrays, config: dict[str, Scalar]
     ) -> tuple[Arrays, int, dict[str, Scalar]]:
         """One attempt: settle the pending upload, compute a new one, keep both receipts.
@@ -137,13 +138,13 @@ class BaseClient(NumPyClient):
         rule = self.rule(request.constants, request.spec)
         memory, changed = self._settle(decision, receipts, request, parameters[1:], rule)
         x = decode_vector(bytes(parameters[0]), dimension=self.objective.dimension)
-        payload, losses = rule.step(memory, x, self._batch(), torch.tensor([request.key]))
+        payload, losses = rule.step(memory, x, self.objective.as_batch, torch.tensor([request.key]))
         blob = encode(payload)
         receipts = receipts.after_upload(request, blob, float(losses[0]))
         save_state(self.context.state, receipts, memory if changed else None)
         return self._reply(request, receipts)
 
-    @overload  # type: ignore[override]
+    @overload
     def evaluate(self, parameters: Message, config: Context) -> Message: ...
 
     @overload
@@ -163,22 +164,18 @@ class BaseClient(NumPyClient):
             (record,) = parameters.content.array_records.values()
             (array,) = record.values()
             loss, examples, metrics = self._evaluate(blob_of(array))
-            values = {"num-examples": examples, "loss": loss, **cast(dict[str, float], metrics)}
-            return Message(RecordDict({"metrics": MetricRecord(values)}), reply_to=parameters)
+            measured = MetricRecord({"num-examples": examples, "loss": loss})
+            measured["accuracy"] = cast(float, metrics["accuracy"])
+            return Message(RecordDict({"metrics": measured}), reply_to=parameters)
         return self._evaluate(parameters[0])
 
     # ---------------------------------------------------------------- internals
 
-    def _evaluate(
-        self, blob: npt.NDArray[np.uint8]
-    ) -> tuple[float, int, dict[str, Scalar]]:
+    def _evaluate(self, blob: npt.NDArray[np.uint8]) -> tuple[float, int, dict[str, Scalar]]:
         x = decode_vector(bytes(blob), dimension=self.objective.dimension)
-        batch = self._batch()
+        batch = self.objective.as_batch
         loss = float(batch.values(x)[0])
         return loss, self.objective.num_examples, {"accuracy": float(batch.accuracy(x)[0])}
-
-    def _batch(self) -> BatchedObjective:
-        return type(self.objective).stack([self.objective])
 
     def _settle(
         self,
@@ -209,14 +206,10 @@ class BaseClient(NumPyClient):
         settlement = (
             decode_vector(bytes(extra[-1]), dimension=dimension) if request.settlement else None
         )
-        self.rule(pending.constants, pending.spec).commit_(
-            memory, settled, settlement=settlement
-        )
+        self.rule(pending.constants, pending.spec).commit_(memory, settled, settlement=settlement)
         return memory, True
 
-    def _reply(
-        self, request: Request, receipts: Receipts
-    ) -> tuple[Arrays, int, dict[str, Scalar]]:
+    def _reply(self, request: Request, receipts: Receipts) -> tuple[Arrays, int, dict[str, Scalar]]:
         pending = receipts.pending
         assert pending is not None
         response = Response(
@@ -230,9 +223,7 @@ class BaseClient(NumPyClient):
         metrics: dict[str, Scalar] = {CONTROL: response.to_bytes(), "loss": pending.loss}
         return [blob], self.objective.num_examples, metrics
 
-    def _refuse(
-        self, request: Request, status: Status
-    ) -> tuple[Arrays, int, dict[str, Scalar]]:
+    def _refuse(self, request: Request, status: Status) -> tuple[Arrays, int, dict[str, Scalar]]:
         response = Response(
             status=status,
             session=request.session,

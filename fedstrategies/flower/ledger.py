@@ -63,7 +63,7 @@ class Ledger:
 
     def has_accepted(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Whether any upload of each client was ever used (or its memory reset): shape (n,)."""
-        return self._accepted_session != 0
+        return np.asarray(self._accepted_session != 0, dtype=np.bool_)
 
     def recovery(self, partition: int) -> MemoryCommand:
         """What to order about the memory of ``partition`` in this attempt.

@@ -69,7 +69,8 @@ def drive(
             if evaluate_fn is not None and (found := evaluate_fn(current, arrays)) is not None:
                 result.evaluate_metrics_serverapp[current] = found
             record = _record(strategy)
-            if any([callback.on_round(record) for callback in callbacks]):
+            stops = [callback.on_round(record) for callback in callbacks]
+            if any(stops):
                 break
     finally:
         if session is not None:

@@ -27,8 +27,7 @@ def query_partitions(grid: Grid, node_ids: list[int]) -> dict[int, int | None]:
     Nodes that do not answer within a minute are left out and asked again later.
     """
     messages = [
-        Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY)
-        for node in node_ids
+        Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in node_ids
     ]
     found: dict[int, int | None] = {}
     for reply in grid.send_and_receive(messages, timeout=60.0):
@@ -109,9 +108,7 @@ class NodeDirectory:
 
     def _learn(self, grid: Grid, nodes: list[int]) -> None:
         answers = self._query(grid, nodes)
-        taken = {p for p in self._partition_of.values()} | {
-            p for p in answers.values() if p is not None
-        }
+        taken = set(self._partition_of.values()) | {p for p in answers.values() if p is not None}
         free = (rank for rank in range(len(taken) + len(nodes) + 1) if rank not in taken)
         for node in sorted(answers):
             partition = answers[node]

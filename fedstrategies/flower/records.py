@@ -40,10 +40,16 @@ def raw_array(blob: bytes) -> Array:
 
 
 def blob_of(array: Array) -> npt.NDArray[np.uint8]:
-    """The bytes of an `Array` made by `raw_array` (or of a plain uint8 one), as uint8."""
-    if array.stype == _STYPE:
-        return np.frombuffer(array.data, dtype=np.uint8)
-    return array.numpy().astype(np.uint8, copy=False)
+    """The bytes of an `Array` made by `raw_array`, as uint8.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else; nothing else is ever parsed.
+    """
+    if array.stype != _STYPE:
+        raise ValueError(f"expected a blob of type {_STYPE!r}, got {array.stype!r}")
+    return np.frombuffer(array.data, dtype=np.uint8)
 
 
 def single_config(content: RecordDict) -> ConfigRecord:
@@ -115,7 +121,7 @@ def load_receipts(state: RecordDict) -> Receipts:
             round=round,
             loss=loss,
             blob=_bytes(config["blob"]),
-            constants=tuple(float(value) for value in constants),  # type: ignore[arg-type]
+            constants=tuple(float(value) for value in constants),
             spec=str(config["spec"]),
         )
     session, sequence = _ATTEMPT.unpack(_bytes(config["seen"]))

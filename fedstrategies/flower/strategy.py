@@ -154,9 +154,9 @@ class BaseStrategy(Strategy):
         """Who does what in communication round ``round``; assignments are disjoint."""
 
     @abstractmethod
-    def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> tuple[
-        Tensor, Callable[[], None]
-    ]:
+    def server_update(
+        self, x: Tensor, deliveries: Sequence[Delivery]
+    ) -> tuple[Tensor, Callable[[], None]]:
         """The new model, and what makes the room's own state follow.
 
         The state must change only in the returned callable: a round is committed as a whole or

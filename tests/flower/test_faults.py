@@ -1,0 +1,202 @@
+"""The exactly-once promise: client memories and the server's mean agree after any fault."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.serverapp.strategy import Strategy
+
+from fedstrategies.compressors import RandK, TopK, parse_compressor
+from fedstrategies.efbv import DIANA, EF21, EFBV
+from fedstrategies.flower import AllClientsFailed
+from fedstrategies.flower.records import load_memory, load_receipts
+from fedstrategies.sampling import NiceSampling
+from fedstrategies.wire import decode
+from tests.flower.conftest import CLIENTS, DIMENSION, Setting
+from tests.flower.faults import Faults, FaultyGrid
+
+MIXED = Faults(
+    lose_request=0.05,
+    lose_reply=0.30,
+    delay_reply=0.08,
+    duplicate_reply=0.10,
+    redeliver_request=0.10,
+    corrupt_reply=0.05,
+    wipe_state=0.01,
+    crash_after_commit=0.03,
+)
+EXPECTED_NOISE = (
+    "late",
+    "duplicate",
+    "no reply",
+    "malformed",
+    "lost",
+    "stale",
+    "client raised",
+    "another memory",
+)
+
+
+def effective_memories(grid: FaultyGrid, strategy: EFBV) -> torch.Tensor:
+    """Committed memory of each client plus its pending upload if the server used it."""
+    rows = []
+    for index, context in enumerate(grid.contexts.values()):
+        receipts = load_receipts(context.state)
+        stored = load_memory(context.state)
+        memory = torch.zeros(DIMENSION).double() if stored is None else stored["h"][0]
+        accepted = strategy.ledger.accepted(index)
+        if receipts.pending is not None and receipts.pending.tag == accepted:
+            payload = decode(receipts.pending.blob, dimension=DIMENSION)
+            row = memory.unsqueeze(0)
+            payload.add_to_(row, receipts.pending.constants[0])
+            memory = row[0]
+        elif receipts.committed != accepted:
+            # Lost on the client: the copy is what the next request will restore.
+            assert strategy.memory is not None
+            memory = strategy.memory["h"][index]
+        rows.append(memory)
+    return torch.stack(rows)
+
+
+def drive(strategy: EFBV, grid: FaultyGrid, arrays: ArrayRecord, rounds: int) -> ArrayRecord:
+    """Upstream's loop, with the invariant checked after every round."""
+    for server_round in range(1, rounds + 1):
+        messages = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)
+        found, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages))
+        arrays = found if found is not None else arrays
+        memories = effective_memories(grid, strategy)
+        assert (strategy.h - memories.mean(dim=0)).abs().max() < 1e-12, server_round
+        assert strategy.memory is not None
+        assert torch.equal(strategy.memory["h"], memories), server_round
+        for line in strategy.failures:
+            assert any(noise in line for noise in EXPECTED_NOISE), line
+    return arrays
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        lambda s: EFBV(compressor=TopK(k=3), smoothness=s),
+        lambda s: EFBV(compressor=RandK(k=3), smoothness=s, shift_init="gradient"),
+        lambda s: EF21(compressor=parse_compressor("top-k:k=4+natural"), smoothness=s),
+        lambda s: DIANA(compressor=RandK(k=4), smoothness=s),
+        lambda s: EFBV(compressor=TopK(k=3), smoothness=s, sampling=NiceSampling(cohort_size=5)),
+    ],
+    ids=["efbv", "efbv-gradient-shifts", "ef21-natural", "diana", "efbv-5-of-8"],
+)
+def test_mixed_faults_never_desynchronise_and_the_run_converges(
+    setting: Setting, strategy: object
+) -> None:
+    method: EFBV = strategy(setting.smoothness)  # type: ignore[operator]
+    grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=MIXED, seed=1)
+    arrays = drive(method, grid, setting.start, 120)
+    for name in vars(MIXED):
+        assert grid.happened[name] > 0, name
+    assert method.bytes.recovery > 0
+    grid.faults = Faults()
+    before = setting.gradient_norm(method.x)
+    drive(method, grid, arrays, 60)
+    assert setting.gradient_norm(method.x) < before
+
+
+def test_thirty_percent_of_replies_lost_and_upstreams_own_start(setting: Setting) -> None:
+    strategy = EFBV(
+        compressor=TopK(k=9),
+        smoothness=setting.smoothness,
+        stepsize="theory*2",
+        fraction_evaluate=0,
+    )
+    grid = FaultyGrid(
+        setting.app, num_clients=CLIENTS, faults=Faults(lose_reply=0.3, duplicate_reply=0.1)
+    )
+    result = Strategy.start(strategy, grid, setting.start, num_rounds=150)
+    memories = effective_memories(grid, strategy)
+    assert (strategy.h - memories.mean(dim=0)).abs().max() < 1e-12
+    assert setting.gradient_norm(strategy.x) < 1e-3
+    assert np.array_equal(result.arrays["weight"].numpy(), strategy.x.numpy())
+
+
+def test_a_vanished_client_state_is_restored_by_one_dense_download(setting: Setting) -> None:
+    strategy = EF21(compressor=TopK(k=3), smoothness=setting.smoothness)
+    grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=Faults())
+    arrays = drive(strategy, grid, setting.start, 5)
+    node = list(grid.contexts)[3]
+    grid.contexts[node].state = RecordDict()
+    arrays = drive(strategy, grid, arrays, 1)
+    assert [line for line in strategy.failures if "partition 3" in line and "lost" in line]
+    assert strategy.bytes.recovery == 0
+    arrays = drive(strategy, grid, arrays, 1)
+    assert strategy.failures == ()
+    recovered = strategy.bytes.recovery
+    assert 8 * DIMENSION < recovered < 8 * DIMENSION + 24
+    drive(strategy, grid, arrays, 5)
+    assert strategy.bytes.recovery == recovered
+
+
+def test_above_the_memory_budget_a_lost_memory_resets_all(setting: Setting) -> None:
+    strategy = EF21(
+        compressor=TopK(k=9), smoothness=setting.smoothness, stepsize="theory*2", memory_budget=0
+    )
+    grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=Faults())
+    arrays = setting.start
+
+    def one_round(arrays: ArrayRecord) -> ArrayRecord:
+        before = strategy.round
+        messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
+        found, _ = strategy.aggregate_train(1, grid.send_and_receive(messages))
+        assert (found is None) == (strategy.round == before)
+        return arrays if found is None else found
+
+    for _ in range(4):
+        arrays = one_round(arrays)
+    assert strategy.memory is None
+    grid.contexts[list(grid.contexts)[2]].state = RecordDict()
+    x = strategy.x
+    arrays = one_round(arrays)
+    assert strategy.round == 4
+    assert torch.equal(strategy.x, x)
+    assert not strategy.h.any()
+    for _ in range(150):
+        arrays = one_round(arrays)
+    assert strategy.bytes.recovery == 0
+    rows = []
+    for context in grid.contexts.values():
+        stored, receipts = load_memory(context.state), load_receipts(context.state)
+        row = torch.zeros(1, DIMENSION).double() if stored is None else stored["h"].clone()
+        assert receipts.pending is not None
+        decode(receipts.pending.blob, dimension=DIMENSION).add_to_(row, 1.0)
+        rows.append(row)
+    assert (strategy.h - torch.cat(rows).mean(dim=0)).abs().max() < 1e-12
+    assert setting.gradient_norm(strategy.x) < 1e-3
+
+
+def test_redo_keeps_the_round_and_gives_the_fault_free_result(setting: Setting) -> None:
+    def run(faults: Faults) -> tuple[EFBV, FaultyGrid]:
+        strategy = EFBV(
+            compressor=RandK(k=3), smoothness=setting.smoothness, on_failure="redo", seed=5
+        )
+        grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=faults, seed=2)
+        arrays = setting.start
+        while strategy.round < 12:
+            messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
+            found, _ = strategy.aggregate_train(1, grid.send_and_receive(messages))
+            arrays = arrays if found is None else found
+        return strategy, grid
+
+    clean, _ = run(Faults())
+    faulty, grid = run(replace(Faults(), lose_reply=0.1, duplicate_reply=0.1, delay_reply=0.05))
+    assert grid.happened["lose_reply"] > 0
+    assert torch.equal(clean.x, faulty.x)
+    assert torch.equal(clean.h, faulty.h)
+
+
+def test_if_every_client_fails_the_first_traceback_is_raised(setting: Setting) -> None:
+    strategy = EF21(compressor=TopK(k=3), smoothness=setting.smoothness)
+    grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=Faults(crash_after_commit=1.0))
+    with pytest.raises(AllClientsFailed, match=r"all 8 clients failed.*was killed"):
+        strategy.start(grid, setting.start, num_rounds=3)
+    assert strategy.round == 0
