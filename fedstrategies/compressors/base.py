@@ -73,7 +73,8 @@ class Constants:
     @property
     def error(self) -> float:
         """sup E||C(x) - x||^2 / ||x||^2, at most ``eta^2 + omega``."""
-        return self.eta**2 + self.omega if self.residual is None else self.residual
+        bound = self.eta**2 + self.omega
+        return bound if self.residual is None else min(bound, self.residual)
 
     def group(
         self, clients: int, *, cohort: int | None = None, shared_randomness: bool = False
@@ -108,10 +109,10 @@ class Constants:
         M = M_2 M_1``. A biased one (rounding) adds its bias by the triangle inequality in L2,
         which is an upper bound.
 
-        Where this operator selects, ``C_2(C_1 x) - C_1 x`` is orthogonal to ``C_1 x - x``, so
-        ``E||C_2(C_1 x) - x||^2 <= E||C_1 x - x||^2 + e_2 E||C_1 x||^2`` with ``e_2`` the `error`
-        of C_2: ``1 - e = (1 - e_1)(1 - e_2)`` for e_2 <= 1, else ``e = e_2``. Squared bias and
-        variance sum to that error, so neither exceeds it.
+        Where this operator selects, ``C_2(C_1 x) - C_1 x`` is orthogonal to ``C_1 x - x``, and
+        ``E||C_1 x||^2 = q ||x||^2`` with q from 1 - e_1 to M_1, e the `error`. Hence
+        ``E||C_2(C_1 x) - x||^2 <= (1 - q + q e_2) ||x||^2``, largest at one end. Squared bias
+        and variance sum to that error, so neither exceeds it.
         """
         drift = outer.eta * sqrt(self.second_moment)
         eta = self.eta + drift
@@ -119,7 +120,8 @@ class Constants:
         second_moment = outer.second_moment * self.second_moment
         residual = None
         if self.selects:
-            residual = max(outer.error, 1.0 - (1.0 - self.error) * (1.0 - outer.error))
+            kept = 1.0 - self.error if outer.error <= 1.0 else self.second_moment
+            residual = 1.0 - kept * (1.0 - outer.error)
             eta, omega = min(eta, sqrt(residual)), min(omega, residual)
         return Constants(
             eta=eta,

@@ -156,7 +156,7 @@ class Payload:
             type(values).__name__,
             str(dtype),
             values.steps if isinstance(values, Levels) else None,
-            "all" if self.indices is None else "drawn" if self.keys is not None else "listed",
+            "all" if self.indices is None else "some",
         )
 
     def dense(self) -> Tensor:
@@ -232,7 +232,7 @@ class Payload:
             If they differ in dimension, value coding or number of values.
         """
         first = parts[0]
-        same = {(p.dimension, type(p.values), p.indices is None, p.keys is None) for p in parts}
+        same = {p.kind for p in parts}
         if len(same) > 1:
             raise ValueError("payloads of different kinds cannot be stacked")
         return Payload(
@@ -242,7 +242,7 @@ class Payload:
             if first.indices is None
             else torch.cat([p.indices for p in parts if p.indices is not None]),
             keys=None
-            if first.keys is None
+            if any(p.keys is None for p in parts)
             else torch.cat([p.keys for p in parts if p.keys is not None]),
         )
 

@@ -1,0 +1,101 @@
+"""The summation rule: one order, whatever the path and the number of workers."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedstrategies import reduce
+from fedstrategies.reduce import BLOCK, sum_over_clients, sum_sparse_over_clients
+
+D = 13
+COHORTS = {
+    "everyone": range(100),
+    "one block": range(BLOCK),
+    "one client": [70],
+    "gaps": [0, 3, 31, 32, 33, 64, 95, 96, 150],
+    "late start": range(40, 90),
+    "full block count but gaps": [*range(0, 60, 2), 99],
+}
+
+
+def by_definition(rows, ids):
+    """Blocks of 32 ids, sequential inside, block sums in block order; numpy scalars."""
+    blocks = {}
+    for row, identifier in zip(rows, ids, strict=True):
+        block = identifier // 32
+        blocks[block] = blocks.get(block, np.zeros_like(row)) + row
+    total = np.zeros_like(rows[0])
+    for block in sorted(blocks):
+        total = total + blocks[block]
+    return total
+
+
+@pytest.fixture(params=COHORTS, ids=list(COHORTS))
+def cohort(request):
+    return torch.tensor(list(COHORTS[request.param]))
+
+
+@pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])
+def rows(request, cohort):
+    generator = torch.Generator().manual_seed(3)
+    magnitude = 10.0 ** torch.randint(-8, 9, (len(cohort), 1), generator=generator)
+    return torch.randn(len(cohort), D, generator=generator, dtype=request.param) * magnitude.to(
+        request.param
+    )
+
+
+def test_dense_sum_follows_the_rule_bit_for_bit(rows, cohort):
+    found = sum_over_clients(rows, cohort)
+    assert found.dtype == rows.dtype
+    assert (found.numpy() == by_definition(rows.numpy(), cohort.tolist())).all()
+
+
+def test_the_order_matters_on_this_data():
+    """Otherwise the bit-for-bit tests could not fail."""
+    ids = torch.arange(100)
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(100, D, generator=generator, dtype=torch.float64)
+    assert not torch.equal(sum_over_clients(rows, ids), rows.flip(0).cumsum(0)[-1])
+
+
+@pytest.mark.parametrize("path", [sum_sparse_over_clients, reduce._sum_sparse_on_device])
+def test_sparse_sum_equals_the_dense_sum_bit_for_bit(path, rows, cohort):
+    generator = torch.Generator().manual_seed(5)
+    indices = torch.rand(len(rows), D, generator=generator).argsort(dim=1)[:, :4].sort(dim=1).values
+    values = rows.gather(1, indices)
+    dense = torch.zeros_like(rows).scatter_(1, indices, values)
+    assert torch.equal(path(indices, values, D, cohort), sum_over_clients(dense, cohort))
+
+
+@pytest.mark.parametrize("path", [sum_sparse_over_clients, reduce._sum_sparse_on_device])
+def test_sparse_sum_keeps_the_dtype(path):
+    values = torch.ones(3, 1, dtype=torch.float32)
+    out = path(torch.zeros(3, 1, dtype=torch.int64), values, 2, torch.arange(3))
+    assert out.dtype == torch.float32
+    assert out.tolist() == [3.0, 0.0]
+
+
+def test_workers_that_own_whole_blocks_change_nothing():
+    ids = torch.arange(5 * BLOCK)
+    rows = torch.randn(len(ids), D, generator=torch.Generator().manual_seed(1)).double() / 3
+    whole = sum_over_clients(rows, ids)
+    total = torch.zeros(D, dtype=torch.float64)
+    for block in range(5):
+        mine = slice(block * BLOCK, (block + 1) * BLOCK)
+        total = total + sum_over_clients(rows[mine], ids[mine])
+    assert torch.equal(total, whole)
+
+
+def test_absent_clients_count_as_zeros():
+    ids = torch.arange(3 * BLOCK)
+    rows = torch.randn(len(ids), D, generator=torch.Generator().manual_seed(2)).double()
+    present = torch.rand(len(ids), generator=torch.Generator().manual_seed(2)) < 0.4
+    zeroed = rows * present.unsqueeze(1)
+    assert torch.equal(sum_over_clients(rows[present], ids[present]), sum_over_clients(zeroed, ids))
+
+
+def test_the_sum_of_nobody_is_zero():
+    nobody = torch.zeros(0, dtype=torch.int64)
+    assert sum_over_clients(torch.zeros(0, D), nobody).tolist() == [0.0] * D
+    none = torch.zeros(0, 2, dtype=torch.int64)
+    assert sum_sparse_over_clients(none, torch.zeros(0, 2), D, nobody).tolist() == [0.0] * D
