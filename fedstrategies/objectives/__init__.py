@@ -1,0 +1,32 @@
+"""Objectives: the f_i of the clients, their constants, regularisers and minimisers."""
+
+from fedstrategies.objectives.base import BatchedObjective, Objective
+from fedstrategies.objectives.batched_logistic import BatchedLogisticRegression
+from fedstrategies.objectives.last_point import LastPoint
+from fedstrategies.objectives.logistic import LogisticRegression
+from fedstrategies.objectives.looped import LoopedObjectives
+from fedstrategies.objectives.prox import L1, Box, NoProx, Prox, SquaredL2, parse_prox
+from fedstrategies.objectives.smoothness import Smoothness, logistic_smoothness
+from fedstrategies.objectives.solve import Solution, SolveError, minimise
+from fedstrategies.objectives.torch_objective import TorchObjective
+
+__all__ = [
+    "L1",
+    "BatchedLogisticRegression",
+    "BatchedObjective",
+    "Box",
+    "LastPoint",
+    "LogisticRegression",
+    "LoopedObjectives",
+    "NoProx",
+    "Objective",
+    "Prox",
+    "Smoothness",
+    "Solution",
+    "SolveError",
+    "SquaredL2",
+    "TorchObjective",
+    "logistic_smoothness",
+    "minimise",
+    "parse_prox",
+]

@@ -1,0 +1,153 @@
+"""The contract of an objective: one client's f_i, and the f_i of many clients at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fedstrategies.layout import Layout
+
+__all__ = ["BatchedObjective", "Objective"]
+
+
+class Objective(ABC):
+    """One client's f_i: R^d -> R, with its data inside."""
+
+    @property
+    @abstractmethod
+    def layout(self) -> Layout:
+        """Names and shapes of the entries of the flat vector x."""
+
+    @property
+    @abstractmethod
+    def num_examples(self) -> int:
+        """m_i, the number of examples of this client."""
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of the flat vector."""
+        return self.layout.dimension
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of x, values and gradients."""
+        return self.layout.dtype
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a key makes `value_and_gradient` use a mini-batch."""
+        return False
+
+    @abstractmethod
+    def initial_arrays(self) -> dict[str, Tensor]:
+        """A start point x^0 as named arrays in the order of `layout`; copies."""
+
+    @abstractmethod
+    def value_and_gradient(self, x: Tensor, *, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """f_i(x) and its gradient, or an unbiased estimate of both.
+
+        Parameters
+        ----------
+        x : Tensor
+            Shape (d,).
+        key : Tensor, optional
+            int64, shape (1,): the random stream of the mini-batch. None: all examples.
+
+        Returns
+        -------
+        tuple of Tensor
+            Shapes () and (d,).
+        """
+
+    @abstractmethod
+    def value(self, x: Tensor) -> Tensor:
+        """f_i(x) over all examples: shape ()."""
+
+    @abstractmethod
+    def accuracy(self, x: Tensor) -> Tensor:
+        """Fraction of examples classified correctly: shape (), NaN where it means nothing."""
+
+    @cached_property
+    def as_batch(self) -> BatchedObjective:
+        """The objective as a batch of one client; built once."""
+        return type(self).stack([self])
+
+    @classmethod
+    def stack(cls, objectives: Sequence[Objective]) -> BatchedObjective:
+        """The objectives of several clients as one; a class with batched kernels overrides it.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or they differ in dimension or dtype.
+        """
+        from fedstrategies.objectives.looped import LoopedObjectives
+
+        return LoopedObjectives(objectives)
+
+
+class BatchedObjective(ABC):
+    """The f_i of n clients, evaluated in one call.
+
+    Rows are clients. ``clients`` selects rows by their position (int64, ascending) and C' is
+    their number; without it C' = n. Results may be shared with later calls: callers must not
+    write into them.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """n, the number of clients."""
+
+    @property
+    @abstractmethod
+    def dimension(self) -> int:
+        """d, the length of the flat vector."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype of x, values and gradients."""
+
+    @property
+    @abstractmethod
+    def num_examples(self) -> Tensor:
+        """Number of examples of each client: int64, shape (n,)."""
+
+    @property
+    @abstractmethod
+    def stochastic(self) -> bool:
+        """Whether keys make `value_and_gradient` use mini-batches."""
+
+    @abstractmethod
+    def value_and_gradient(
+        self, x: Tensor, *, clients: Tensor | None = None, keys: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Values and gradients of the selected f_i.
+
+        Parameters
+        ----------
+        x : Tensor
+            Shape (d,), one point for all, or (C', d), one for each.
+        clients : Tensor, optional
+            int64, shape (C',): rows, ascending. None: all.
+        keys : Tensor, optional
+            int64, shape (C',): the random stream of each selected client's mini-batch; no
+            effect unless `stochastic`. None: full gradients.
+
+        Returns
+        -------
+        tuple of Tensor
+            Shapes (C',) and (C', d). Not to be written into.
+        """
+
+    @abstractmethod
+    def values(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
+        """f_i(x) of the selected clients over all their examples: shape (C',)."""
+
+    @abstractmethod
+    def accuracy(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
+        """Fraction of each selected client's examples classified correctly: shape (C',)."""

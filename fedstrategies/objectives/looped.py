@@ -1,0 +1,93 @@
+"""Clients one after the other: the batched objective of whatever has no batched kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from fedstrategies.objectives.base import BatchedObjective, Objective
+
+__all__ = ["LoopedObjectives"]
+
+
+class LoopedObjectives(BatchedObjective):
+    """Evaluate each client's objective in turn.
+
+    Every row is, bit for bit, what the objective gives alone.
+
+    Parameters
+    ----------
+    objectives : sequence of Objective
+        One per client, of equal dimension and dtype.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or they differ in dimension or dtype.
+    """
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        kinds = {(objective.dimension, objective.dtype) for objective in objectives}
+        if len(kinds) != 1:
+            found = ", ".join(f"d={d} {dtype}" for d, dtype in sorted(kinds, key=str)) or "none"
+            raise ValueError(f"objectives of one dimension and dtype are needed, got {found}")
+        self._objectives = tuple(objectives)
+
+    def __len__(self) -> int:
+        return len(self._objectives)
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of the flat vector."""
+        return self._objectives[0].dimension
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of x, values and gradients."""
+        return self._objectives[0].dtype
+
+    @property
+    def num_examples(self) -> Tensor:
+        """Number of examples of each client: int64, shape (n,)."""
+        return torch.tensor([objective.num_examples for objective in self._objectives])
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether some client's objective draws mini-batches."""
+        return any(objective.stochastic for objective in self._objectives)
+
+    def value_and_gradient(
+        self, x: Tensor, *, clients: Tensor | None = None, keys: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Values (C',) and gradients (C', d); see `BatchedObjective.value_and_gradient`."""
+        values, gradients = [], []
+        for row, (objective, point) in enumerate(self._selected(x, clients)):
+            key = None if keys is None else keys[row : row + 1]
+            value, gradient = objective.value_and_gradient(point, key=key)
+            values.append(value)
+            gradients.append(gradient)
+        if not values:
+            return x.new_empty(0), x.new_empty((0, self.dimension))
+        return torch.stack(values), torch.stack(gradients)
+
+    def values(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
+        """f_i(x) of the selected clients: shape (C',)."""
+        found = [objective.value(point) for objective, point in self._selected(x, clients)]
+        return torch.stack(found) if found else x.new_empty(0)
+
+    def accuracy(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
+        """Fraction of each selected client's examples classified correctly: shape (C',)."""
+        found = [objective.accuracy(point) for objective, point in self._selected(x, clients)]
+        return torch.stack(found) if found else x.new_empty(0)
+
+    def _selected(self, x: Tensor, clients: Tensor | None) -> Iterator[tuple[Objective, Tensor]]:
+        rows = range(len(self)) if clients is None else clients.tolist()
+        points = x.expand(len(rows), -1) if x.ndim == 1 else x
+        if points.shape != (len(rows), self.dimension):
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, expected ({self.dimension},) or "
+                f"({len(rows)}, {self.dimension})"
+            )
+        return ((self._objectives[row], point) for row, point in zip(rows, points, strict=True))

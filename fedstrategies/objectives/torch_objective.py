@@ -1,0 +1,204 @@
+"""f_i as a torch module, a loss function and a client's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedstrategies.layout import Layout
+from fedstrategies.objectives.base import Objective
+from fedstrategies.objectives.examples import Examples, ExampleSource
+from fedstrategies.random import derived_keys, sample_without_replacement
+
+__all__ = ["Loss", "TorchObjective"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""``loss(output, target)``: the mean over the examples of a batch, shape ()."""
+
+_DROPOUT = 1
+
+
+class TorchObjective(Objective):
+    """``f_i(x) = loss(module_x(features), targets)`` over one client's examples.
+
+    The flat vector x holds the parameters that match ``trainable``; all others (the frozen
+    part under adapters, say) and the buffers stay with this object. The module itself is never
+    written to: the parameters are passed in functionally, and the buffers as throwaway copies,
+    so clients may share one module.
+
+    The module's mode is the caller's choice and holds for values, gradients and accuracy
+    alike. In training mode batch normalisation uses the statistics of the batch at hand (the
+    updates of the running ones are dropped, because f_i must be a function of x), and dropout
+    draws from the client's key (without key: from a fixed one). After ``module.eval()`` it uses the
+    running statistics the module came with, and no dropout.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Called as ``module(features)``.
+    loss : callable
+        ``loss(output, target)``, the mean over the batch, e.g. ``nn.CrossEntropyLoss()``.
+    data : torch.utils.data.Dataset or tuple of (Tensor, Tensor)
+        A map-style data set of (features, target) pairs, or both stacked along a first axis.
+    batch_size : int, optional
+        B: with a key, f_i is estimated on B examples drawn without replacement. None: full.
+    trainable : str
+        Glob over parameter names; ``*`` for all.
+    device : torch.device or str, optional
+        Where to compute; None: where the module's parameters are.
+    chunk_size : int, optional
+        Evaluate full values and gradients this many examples at a time, to bound memory. Exact
+        unless the module couples the examples (batch normalisation in training mode).
+
+    Raises
+    ------
+    ValueError
+        If there is no example, nothing matches ``trainable``, or a size is not positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        module: nn.Module,
+        loss: Loss,
+        data: ExampleSource,
+        batch_size: int | None = None,
+        trainable: str = "*",
+        device: torch.device | str | None = None,
+        chunk_size: int | None = None,
+    ) -> None:
+        for name, size in (("batch_size", batch_size), ("chunk_size", chunk_size)):
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        self._module, self._loss = module, loss
+        self._layout = Layout.of_module(module, trainable=trainable)
+        self._examples = Examples(data)
+        self._batch_size, self._chunk_size = batch_size, chunk_size
+        parameters = dict(module.named_parameters())
+        if device is None:
+            device = parameters[self._layout.names[0]].device
+        self._device = torch.device(device)
+        kept = [(name, p) for name, p in parameters.items() if name not in self._layout.names]
+        self._frozen = {name: p.detach().to(self._device) for name, p in kept}
+        self._buffers = {name: b.detach().to(self._device) for name, b in module.named_buffers()}
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the trainable parameters."""
+        return self._layout
+
+    @property
+    def num_examples(self) -> int:
+        """m, the number of examples."""
+        return len(self._examples)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a batch size is set."""
+        return self._batch_size is not None
+
+    def initial_arrays(self) -> dict[str, Tensor]:
+        """The module's trainable parameters as they are; copies."""
+        parameters = dict(self._module.named_parameters())
+        return {name: parameters[name].detach().clone() for name in self._layout.names}
+
+    def value_and_gradient(self, x: Tensor, *, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """f_i(x) and its gradient; see `Objective.value_and_gradient`."""
+        point = x.detach().to(self._device).requires_grad_()
+        value = torch.zeros((), dtype=x.dtype, device=self._device)
+        gradient = torch.zeros_like(point)
+        with torch.enable_grad(), self._random_draws(key):
+            for share, features, targets in self._batches(key):
+                part = share * self._loss(self._forward(point, features), targets)
+                (slope,) = torch.autograd.grad(part, point, allow_unused=True)
+                value += part.detach()
+                if slope is not None:
+                    gradient += slope
+        return value.to(x.device), gradient.to(x.device)
+
+    def value(self, x: Tensor) -> Tensor:
+        """f_i(x) over all examples: shape ()."""
+        point = x.detach().to(self._device)
+        value = torch.zeros((), dtype=x.dtype, device=self._device)
+        with torch.no_grad(), self._random_draws(None):
+            for share, features, targets in self._batches(None):
+                value += share * self._loss(self._forward(point, features), targets)
+        return value.to(x.device)
+
+    def accuracy(self, x: Tensor) -> Tensor:
+        """Fraction of examples classified correctly: shape (), NaN if targets are no classes.
+
+        Integer targets with outputs (B, K, ...) are compared with the largest of the K
+        scores. Targets of one score an example are compared with its sign: positive against
+        targets above 0 (so both 0/1 and -1/+1 will do).
+        """
+        point = x.detach().to(self._device)
+        correct, total = 0, 0
+        with torch.no_grad(), self._random_draws(None):
+            for _, features, targets in self._batches(None):
+                hits = _hits(self._forward(point, features), targets)
+                if hits is None:
+                    return torch.full((), float("nan"), dtype=x.dtype, device=x.device)
+                correct += int(hits.sum())
+                total += hits.numel()
+        return torch.full((), correct / total, dtype=x.dtype, device=x.device)
+
+    def _forward(self, point: Tensor, features: Tensor) -> Tensor:
+        state = {
+            **self._layout.unflatten(point),
+            **self._frozen,
+            **{name: buffer.clone() for name, buffer in self._buffers.items()},
+        }
+        output = functional_call(self._module, state, (features,))
+        if not isinstance(output, Tensor):
+            raise ValueError(f"the module returned {type(output).__name__}, expected one tensor")
+        return output
+
+    def _batches(self, key: Tensor | None) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """Share of the examples, features and targets of each batch."""
+        count = self.num_examples
+        if key is not None and self._batch_size is not None and self._batch_size < count:
+            rows = sample_without_replacement(key, count, self._batch_size)[0]
+            yield 1.0, *self._examples.take(rows, self._device)
+            return
+        chunk = self._chunk_size or count
+        for start in range(0, count, chunk):
+            rows = torch.arange(start, min(start + chunk, count))
+            yield len(rows) / count, *self._examples.take(rows, self._device)
+
+    @contextmanager
+    def _random_draws(self, key: Tensor | None) -> Iterator[None]:
+        """Layers that draw (dropout) use torch's global generators: seed and restore them."""
+        if not self._module.training:
+            yield
+            return
+        seed = 0 if key is None else int(derived_keys(key, _DROPOUT)[0])
+        # torch.manual_seed would seed every GPU, also those that are not restored.
+        if self._device.type != "cuda":
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                yield
+            return
+        with torch.random.fork_rng(devices=[self._device]), torch.cuda.device(self._device):
+            torch.default_generator.manual_seed(seed)
+            torch.cuda.manual_seed(seed)
+            yield
+
+
+def _hits(output: Tensor, targets: Tensor) -> Tensor | None:
+    if output.ndim > 1 and output.shape[1] > 1:
+        one_class_each = output.shape[:1] + output.shape[2:] == targets.shape
+        if not one_class_each or targets.is_floating_point():
+            return None
+        return output.argmax(dim=1) == targets
+    if output.numel() != targets.numel():
+        return None
+    flat = targets.reshape(-1)
+    classes = flat.abs() if bool((flat < 0).any()) else flat
+    if not bool(((classes == 1) | ((classes == 0) & (flat.min() >= 0))).all()):
+        return None
+    return (output.reshape(-1) > 0) == (flat > 0)
