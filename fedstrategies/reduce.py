@@ -12,12 +12,15 @@ no dense copy: scattering its entries in the same order gives the same bits.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 __all__ = ["BLOCK", "sum_over_clients", "sum_sparse_over_clients"]
 
 BLOCK = 32
+
+_Floats = npt.NDArray[np.floating]
 
 
 def sum_over_clients(rows: Tensor, partition_ids: Tensor) -> Tensor:
@@ -35,19 +38,14 @@ def sum_over_clients(rows: Tensor, partition_ids: Tensor) -> Tensor:
     Tensor
         Shape (d,), same dtype and device as ``rows``.
     """
+    if rows.device.type == "cpu":
+        return torch.from_numpy(_sum_blocks(rows.numpy(), partition_ids.numpy()))
     blocks = _block_count(partition_ids)
     sums = torch.zeros((blocks, rows.shape[1]), dtype=rows.dtype, device=rows.device)
-    if _is_everyone(partition_ids):
-        for slot in range(min(BLOCK, len(rows))):
-            members = rows[slot::BLOCK]
-            sums[: len(members)] += members
-        return _add_in_order(sums)
     block_of, slot_of = partition_ids // BLOCK, partition_ids % BLOCK
     for slot in range(BLOCK):
         here = slot_of == slot
-        members = block_of[here]
-        if len(members):
-            sums[members] += rows[here]
+        sums[block_of[here]] += rows[here]
     return _add_in_order(sums)
 
 
@@ -77,7 +75,35 @@ def sum_sparse_over_clients(
     flat = (partition_ids // BLOCK * dimension).unsqueeze(1) + indices
     # ufunc.at adds one element after the other, in the order given: by client, then coordinate.
     np.add.at(sums, flat.numpy().ravel(), values.numpy().ravel())
-    return _add_in_order(torch.from_numpy(sums).view(blocks, dimension))
+    return torch.from_numpy(_add_blocks(sums.reshape(blocks, dimension)))
+
+
+def _sum_blocks(rows: _Floats, ids: npt.NDArray[np.int64]) -> _Floats:
+    """`sum_over_clients` in numpy: lay the rows out as blocks x slots and reduce the slots."""
+    if len(ids) == 0:
+        return np.zeros(rows.shape[1], dtype=rows.dtype)
+    if rows.shape[1] == 1:
+        return _sum_blocks(np.repeat(rows, 2, axis=1), ids)[:1]
+    everyone = int(ids[-1]) == len(ids) - 1
+    whole = len(ids) // BLOCK * BLOCK if everyone else 0
+    sums = []
+    if whole:
+        # Along an axis that is not the fastest, numpy adds row after row (along the fastest it
+        # adds in pairs, which is why a single column is doubled above).
+        sums.append(np.add.reduce(rows[:whole].reshape(-1, BLOCK, rows.shape[1]), axis=1))
+    if whole < len(ids):
+        present, place = np.unique(ids[whole:] // BLOCK, return_inverse=True)
+        slots = np.zeros((len(present), BLOCK, rows.shape[1]), dtype=rows.dtype)
+        slots[place, ids[whole:] % BLOCK] = rows[whole:]
+        sums.append(np.add.reduce(slots, axis=1))
+    return _add_blocks(np.concatenate(sums))
+
+
+def _add_blocks(sums: _Floats) -> _Floats:
+    if sums.shape[1] == 1:
+        return _add_blocks(np.repeat(sums, 2, axis=1))[:1]
+    total: _Floats = np.add.reduce(sums, axis=0)
+    return total
 
 
 def _sum_sparse_on_device(
@@ -93,11 +119,6 @@ def _sum_sparse_on_device(
         target = flat[here].reshape(-1)
         sums[target] += values[here].reshape(-1)
     return _add_in_order(sums.view(blocks, dimension))
-
-
-def _is_everyone(partition_ids: Tensor) -> bool:
-    """Strictly ascending ids from 0 on without a gap end at their own count."""
-    return len(partition_ids) > 0 and int(partition_ids[-1]) == len(partition_ids) - 1
 
 
 def _block_count(partition_ids: Tensor) -> int:

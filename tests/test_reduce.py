@@ -50,6 +50,20 @@ def test_dense_sum_follows_the_rule_bit_for_bit(rows, cohort):
     assert (found.numpy() == by_definition(rows.numpy(), cohort.tolist())).all()
 
 
+@pytest.mark.parametrize("width", [1, 2, 3, 31, 112])
+@pytest.mark.parametrize("clients", [7, 32, 100, 1000])
+def test_the_rule_holds_for_every_width(width, clients):
+    """Numpy adds in pairs along the fastest axis, which a narrow vector could make of ours."""
+    generator = torch.Generator().manual_seed(width)
+    magnitude = 10.0 ** torch.randint(-8, 9, (clients, 1), generator=generator)
+    rows = torch.randn(clients, width, generator=generator, dtype=torch.float64) * magnitude
+    found = sum_over_clients(rows, torch.arange(clients))
+    assert (found.numpy() == by_definition(rows.numpy(), range(clients))).all()
+    indices = torch.zeros(clients, 1, dtype=torch.int64)
+    sparse = sum_sparse_over_clients(indices, rows[:, :1], width, torch.arange(clients))
+    assert sparse[0] == found[0]
+
+
 def test_the_order_matters_on_this_data():
     """Otherwise the bit-for-bit tests could not fail."""
     ids = torch.arange(100)

@@ -47,8 +47,7 @@ class EFBVClient(BaseClient):
             )
         if self.compressor is not None and self.compressor.spec != spec:
             raise ValueError(
-                f"the server asks for compressor {spec!r}, this client has "
-                f"{self.compressor.spec!r}"
+                f"the server asks for compressor {spec!r}, this client has {self.compressor.spec!r}"
             )
         compressor = parse_compressor(spec) if self.compressor is None else self.compressor
         return ClientRule(

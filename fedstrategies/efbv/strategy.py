@@ -225,9 +225,7 @@ class DIANA(EFBV):
 
     def analyse(self, operator: Constants, smoothness: Smoothness) -> Theory:
         """See `theory.diana`."""
-        return analysis.diana(
-            operator, smoothness, clients=self.clients, cohort=self.cohort_size
-        )
+        return analysis.diana(operator, smoothness, clients=self.clients, cohort=self.cohort_size)
 
 
 class GradientDescent(EFBV):

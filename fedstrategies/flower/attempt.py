@@ -10,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedstrategies.compressors import Payload
+from fedstrategies.compressors import Floats, Payload
 from fedstrategies.flower.contract import Assignment, CohortSession, Delivery
 from fedstrategies.flower.errors import AllClientsFailed
 from fedstrategies.flower.ledger import Rejected
@@ -290,7 +290,7 @@ class BatchedRound(Attempt):
         count = len(assignment.partition_ids)
         control = len(self.request(assignment, int(assignment.partition_ids[0]), 0).to_bytes())
         x = self.strategy.x
-        frame = len(encode_vector(x[:0])) + x.numel() * x.element_size()
+        frame = int(encoded_sizes(Payload(dimension=len(x), values=Floats(x.unsqueeze(0)))))
         self.strategy.bytes.downlink += count * (frame + control)
         self.strategy.bytes.uplink += int(encoded_sizes(payload).sum()) + count * Response.SIZE
 
@@ -314,10 +314,12 @@ class BatchedRound(Attempt):
 
     def metrics(self) -> MetricRecord:
         """The weighted mean loss, summed in partition order as the message path does."""
-        rows = torch.cat([delivery.partition_ids for delivery in self._deliveries])
-        order = rows.argsort()
-        losses = torch.cat(self._losses)[order].to(torch.float64).numpy()
-        weights = self.session.objective.num_examples[rows[order]].to(torch.float64).numpy()
+        rows = np.concatenate([delivery.partition_ids.numpy() for delivery in self._deliveries])
+        losses = np.concatenate([losses.numpy() for losses in self._losses])
+        if len(self._deliveries) > 1:
+            order = rows.argsort()
+            rows, losses = rows[order], losses[order]
+        weights = self.session.objective.num_examples.numpy()[rows].astype(np.float64)
         return MetricRecord({"loss": float(np.cumsum(losses * (weights / weights.sum()))[-1])})
 
 
