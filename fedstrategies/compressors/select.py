@@ -87,13 +87,14 @@ def _drop_surplus_ties(
     """In rows with more than k chosen, clear the last of those that equal the threshold."""
     surplus = np.count_nonzero(chosen, axis=1) - k
     tied = np.flatnonzero(surplus)
-    equal = patterns[tied] == threshold[tied]
-    counts = np.count_nonzero(equal, axis=1)
-    first_surplus = np.cumsum(counts) - surplus[tied]
-    positions = np.flatnonzero(equal)
-    positions = positions[np.arange(len(positions)) >= np.repeat(first_surplus, counts)]
-    rows, columns = np.divmod(positions, equal.shape[1])
-    chosen[tied[rows], columns] = False
+    surplus = surplus[tied]
+    equal = np.flatnonzero(patterns[tied] == threshold[tied])
+    # Row by row, ``equal`` ends where its flat positions leave the row; clear what comes last.
+    ends = np.searchsorted(equal, patterns.shape[1] * np.arange(1, len(tied) + 1))
+    last = np.arange(surplus.sum()) + np.repeat(ends - np.cumsum(surplus), surplus)
+    corrected = chosen[tied]
+    corrected.reshape(-1)[equal[last]] = False
+    chosen[tied] = corrected
 
 
 def _largest_on_device(patterns: Tensor, k: int) -> Tensor:

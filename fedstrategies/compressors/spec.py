@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from fedstrategies.compressors.base import Compressor
@@ -54,6 +55,7 @@ COMPRESSOR_EXAMPLES: Mapping[str, str] = {
 """Each known name with one valid spec."""
 
 
+@lru_cache(maxsize=64)
 def parse_compressor(text: str) -> Compressor:
     """The operator that ``text`` names; inverse of `Compressor.spec`.
 

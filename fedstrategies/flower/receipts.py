@@ -39,6 +39,8 @@ _VERSION = 1
 _TAG = struct.Struct("<QQI")
 _REQUEST = struct.Struct("<BQQIq20sBBBB")
 _RESPONSE = struct.Struct("<BBQQII")
+_RECEIPTS = struct.Struct("<B20sQQ")
+_PENDING = struct.Struct("<20sIIdBB")
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,59 @@ class Receipts:
     committed: Tag = ORIGIN
     seen: tuple[int, int] = (0, 0)
     pending: Pending | None = None
+
+    def to_bytes(self) -> bytes:
+        """Pack, pending upload included, for the client's state."""
+        head = _RECEIPTS.pack(_VERSION, self.committed.to_bytes(), *self.seen)
+        pending = self.pending
+        if pending is None:
+            return head
+        text = pending.spec.encode()
+        return b"".join(
+            (
+                head,
+                _PENDING.pack(
+                    pending.tag.to_bytes(),
+                    pending.base,
+                    pending.round,
+                    pending.loss,
+                    len(pending.constants),
+                    len(text),
+                ),
+                struct.pack(f"<{len(pending.constants)}d", *pending.constants),
+                text,
+                pending.blob,
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Receipts:
+        """Unpack what `to_bytes` made.
+
+        Raises
+        ------
+        ProtocolError
+            If another version of the protocol wrote it.
+        """
+        version, committed, session, sequence = _RECEIPTS.unpack_from(data)
+        if version != _VERSION:
+            raise ProtocolError(f"client state of protocol version {version}, not {_VERSION}")
+        seen = (session, sequence)
+        if len(data) == _RECEIPTS.size:
+            return cls(committed=Tag.from_bytes(committed), seen=seen)
+        tag, base, round, loss, count, length = _PENDING.unpack_from(data, _RECEIPTS.size)
+        start = _RECEIPTS.size + _PENDING.size
+        end = start + 8 * count
+        pending = Pending(
+            tag=Tag.from_bytes(tag),
+            base=base,
+            round=round,
+            loss=loss,
+            constants=struct.unpack_from(f"<{count}d", data, start),
+            spec=data[end : end + length].decode(),
+            blob=data[end + length :],
+        )
+        return cls(committed=Tag.from_bytes(committed), seen=seen, pending=pending)
 
     def decide(self, request: Request) -> Decision:
         """The client rule; the order of the tests matters."""

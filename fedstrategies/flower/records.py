@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
-from fedstrategies.flower.receipts import Pending, Receipts, Tag
+from fedstrategies.flower.receipts import Receipts
 
 __all__ = [
     "CONTROL",
@@ -29,9 +28,8 @@ CONTROL = "fedstrategies"
 """Key of the control fields in a message's config, and of our records in ``context.state``."""
 
 _MEMORY = "fedstrategies.memory"
+_RECEIPTS = "receipts"
 _STYPE = "fedstrategies.raw"
-_ATTEMPT = struct.Struct("<QQ")
-_PENDING = struct.Struct("<IId")
 
 
 def raw_array(blob: bytes) -> Array:
@@ -87,19 +85,7 @@ def save_state(state: RecordDict, receipts: Receipts, memory: Mapping[str, Tenso
 
     Records are replaced, never mutated: engines hand out shallow copies of the state.
     """
-    config: dict[str, bytes | str | list[float]] = {
-        "committed": receipts.committed.to_bytes(),
-        "seen": _ATTEMPT.pack(*receipts.seen),
-    }
-    if receipts.pending is not None:
-        pending = receipts.pending
-        config["pending"] = pending.tag.to_bytes() + _PENDING.pack(
-            pending.base, pending.round, pending.loss
-        )
-        config["blob"] = pending.blob
-        config["constants"] = list(pending.constants)
-        config["spec"] = pending.spec
-    state[CONTROL] = ConfigRecord(config)  # type: ignore[arg-type]
+    state[CONTROL] = ConfigRecord({_RECEIPTS: receipts.to_bytes()})
     if memory is not None:
         state[_MEMORY] = ArrayRecord({name: _pack(value) for name, value in memory.items()})
 
@@ -109,38 +95,15 @@ def load_receipts(state: RecordDict) -> Receipts:
     config = state.config_records.get(CONTROL)
     if config is None:
         return Receipts()
-    pending = None
-    if "pending" in config:
-        packed = _bytes(config["pending"])
-        base, round, loss = _PENDING.unpack(packed[20:])
-        constants = config["constants"]
-        assert isinstance(constants, list)
-        pending = Pending(
-            tag=Tag.from_bytes(packed[:20]),
-            base=base,
-            round=round,
-            loss=loss,
-            blob=_bytes(config["blob"]),
-            constants=tuple(float(value) for value in constants),
-            spec=str(config["spec"]),
-        )
-    session, sequence = _ATTEMPT.unpack(_bytes(config["seen"]))
-    return Receipts(
-        committed=Tag.from_bytes(_bytes(config["committed"])),
-        seen=(session, sequence),
-        pending=pending,
-    )
+    packed = config[_RECEIPTS]
+    assert isinstance(packed, bytes)
+    return Receipts.from_bytes(packed)
 
 
 def load_memory(state: RecordDict) -> dict[str, Tensor] | None:
     """A client's memory, each tensor of shape (1, d) and owned by the caller; None if newborn."""
     record = state.array_records.get(_MEMORY)
     return None if record is None else {name: _unpack(array) for name, array in record.items()}
-
-
-def _bytes(value: object) -> bytes:
-    assert isinstance(value, bytes)
-    return value
 
 
 def _pack(value: Tensor) -> Array:

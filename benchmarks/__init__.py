@@ -1,0 +1,1 @@
+"""Speed and size, one command per table."""
