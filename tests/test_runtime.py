@@ -1,0 +1,150 @@
+"""The same experiment on every backend: in-process, Flower's runtime on Ray, `flwr run`.
+
+These start real processes: seconds each, so all of them share few runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedstrategies.experiment import EFBVConfig, read_history, run
+
+pytestmark = pytest.mark.runtime
+pytest.importorskip("ray", reason="the extra 'simulation' is not installed")
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = {
+    "algorithm": "efbv",
+    "clients": 6,
+    "compressor": "rand-k:k=5",
+    "shift_init": "gradient",
+    "rounds": 4,
+    "participation": 4,
+    "quiet": True,
+}
+
+
+def without_seconds(folder: Path) -> list[dict[str, object]]:
+    records = [dict(record) for record in read_history(folder / "history.jsonl")]
+    for record in records:
+        del record["seconds"]
+    return records
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    folder = tmp_path_factory.mktemp("cohort") / "out"
+    run(EFBVConfig(**SETTINGS, out=str(folder), fast="require"))  # type: ignore[arg-type]
+    return without_seconds(folder)
+
+
+def assert_same(records: list[dict[str, object]], reference: list[dict[str, object]]) -> None:
+    """Bytes and counts equal exactly, losses to 1e-9; on this machine all to the last bit."""
+    assert len(records) == len(reference) == 5
+    for ours, theirs in zip(records, reference, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            if isinstance(value, float):
+                assert ours[key] == pytest.approx(value, rel=1e-9), key
+            else:
+                assert ours[key] == value, key
+
+
+def test_message_path_gives_the_same_history(
+    reference: list[dict[str, object]], tmp_path: Path
+) -> None:
+    config = EFBVConfig(**SETTINGS, out=str(tmp_path / "out"), fast="never")  # type: ignore[arg-type]
+    run(config)
+    assert without_seconds(tmp_path / "out") == reference
+
+
+@pytest.mark.parametrize("cpus_per_client", [1.0, float(max(2, os.cpu_count() or 2))])
+def test_flowers_runtime_gives_the_same_history_with_several_actors_and_with_one(
+    reference: list[dict[str, object]], tmp_path: Path, cpus_per_client: float
+) -> None:
+    code = f"""
+from fedstrategies.experiment import EFBVConfig, run
+run(EFBVConfig(**{SETTINGS!r}, out={str(tmp_path / "out")!r}, backend="flower",
+    cpus_per_client={cpus_per_client}))
+"""
+    # A process of its own: Ray's workers and Flower's threads must not outlive the test.
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert_same(without_seconds(tmp_path / "out"), reference)
+
+
+@pytest.fixture
+def flower_home(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment for `flwr run` of its own; ends the SuperLink that it starts."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "FLWR_HOME": str(tmp_path / "flwr"),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    yield environment
+    for pid in _processes_with(f"FLWR_HOME={tmp_path / 'flwr'}"):
+        os.kill(pid, 15)
+
+
+def _processes_with(variable: str) -> list[int]:
+    """Processes that carry this variable, which no other test or user sets to this value."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue  # it ended meanwhile, or is not ours
+        if variable.encode() in environment and int(entry.name) != os.getpid():
+            found.append(int(entry.name))
+    return found
+
+
+def test_flwr_run_gives_the_same_history(
+    reference: list[dict[str, object]], tmp_path: Path, flower_home: dict[str, str]
+) -> None:
+    out = tmp_path / "out"
+    overrides = " ".join(
+        f"{key.replace('_', '-')}={json.dumps(value)}" for key, value in SETTINGS.items()
+    )
+    done = subprocess.run(
+        [
+            "flwr",
+            "run",
+            str(ROOT / "simulations" / "efbv"),
+            "--stream",
+            "--run-config",
+            f'{overrides} output-dir="{out}"',
+            "--federation-config",
+            "num-supernodes=6 client-resources-num-cpus=1 init-args-num-cpus=2",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=flower_home,
+        cwd=tmp_path,
+    )
+    # The exit code is 0 even if the app raised: the files tell.
+    output = done.stdout[-4000:] + done.stderr[-4000:]
+    assert (out / "summary.json").exists(), output
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["status"] == "done", output
+    assert_same(without_seconds(out), reference)
