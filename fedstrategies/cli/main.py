@@ -1,0 +1,185 @@
+"""Commands, and how their ends become exit codes.
+
+0: done. 1: the run failed or diverged. 2: wrong usage or input, one line on standard error.
+130: interrupted, records kept. Heavy modules are imported inside the commands, so that help
+appears at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from fedstrategies.cli.options import with_experiment_options
+from fedstrategies.experiment.config import ALGORITHMS
+from fedstrategies.experiment.options import ConfigError
+
+if TYPE_CHECKING:
+    from fedstrategies.experiment.config import EFBVConfig
+    from fedstrategies.experiment.progress import Observer
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Communication-efficient federated learning on Flower.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+_NAMES = ", ".join(ALGORITHMS)
+_INTERRUPTED = 130
+
+
+@app.command("run", help=f"Run one experiment. ALGORITHM: {_NAMES}.")
+@with_experiment_options
+def run_command(
+    *,
+    algorithm: Annotated[str, typer.Argument(metavar="ALGORITHM")],
+    given: Mapping[str, object],
+) -> None:
+    """Run one experiment."""
+    from fedstrategies.cli.tables import print_summary
+    from fedstrategies.experiment.config import config_from_mapping
+
+    config = config_from_mapping({**given, "algorithm": algorithm})
+    from fedstrategies.experiment.runner import run
+
+    _quieten_flower(config.quiet)
+    with _progress(config.algorithm, config) as observers:
+        summary = run(config, observers=observers)
+    if not config.quiet:
+        print_summary(summary)
+    if summary.status != "done":
+        _complain(f"{summary.error} (records kept in {summary.out})")
+        raise typer.Exit(1)
+
+
+@app.command(
+    "compare",
+    help="Run several algorithms on the same problem: a table and a picture. "
+    f"ALGORITHM: {_NAMES}. NAME:option=value overrides an option for one of them.",
+)
+@with_experiment_options
+def compare_command(
+    *,
+    algorithms: Annotated[
+        list[str],
+        typer.Argument(metavar="ALGORITHM... [NAME:option=value]..."),
+    ],
+    given: Mapping[str, object],
+) -> None:
+    """Run several algorithms on the same problem: a table and a picture."""
+    from fedstrategies.experiment.comparison import compare, comparison_configs
+
+    configs = comparison_configs(algorithms, given)
+    quiet = all(config.quiet for config in configs.values())
+    _quieten_flower(quiet)
+    comparison = compare(configs, show=_progress)
+    if not quiet:
+        from fedstrategies.cli.tables import print_comparison
+
+        print_comparison(comparison)
+    for name, summary in comparison.summaries.items():
+        if summary.status != "done":
+            _complain(f"{name}: {summary.error} (records kept in {summary.out})")
+    if not comparison.ok:
+        raise typer.Exit(1)
+
+
+@app.command("plot")
+def plot_command(
+    outs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="folders of runs")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.png", help="the picture")],
+    x: Annotated[
+        str, typer.Option(metavar="rounds|uplink_bytes|total_bytes|cost|seconds")
+    ] = "rounds",
+    y: Annotated[str, typer.Option(metavar="loss|gap|grad_norm_sq|accuracy")] = "loss",
+) -> None:
+    """Draw the histories of runs in one picture."""
+    from fedstrategies.experiment.plots import X_AXES, Y_AXES, draw_curves, read_curve
+
+    for name, value, known in (("x", x, X_AXES), ("y", y, Y_AXES)):
+        if value not in known:
+            raise ConfigError(f"--{name}: {value!r} is not one of {', '.join(known)}")
+    try:
+        draw_curves([read_curve(out) for out in outs], output, x=x, y=y)
+    except ImportError:
+        raise ConfigError(
+            "plot: matplotlib is missing; pip install 'fedstrategies[plots]'"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"plot: {error}") from None
+
+
+@app.command("info")
+def info_command() -> None:
+    """List algorithms, compressors, samplings, data sets and versions."""
+    from fedstrategies.cli.tables import print_info
+
+    print_info()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: run the command line and exit with its code."""
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
+    from fedstrategies.cli.errors import is_wrong_input
+
+    try:
+        code = app(args=arguments, prog_name="fedstrategies", standalone_mode=False)
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        code = _INTERRUPTED
+    except Exception as error:
+        if not is_wrong_input(error):
+            raise
+        _complain(str(error))
+        return 2
+    # Typer turns Ctrl-C into this code itself.
+    return _leave_interrupted() if code == _INTERRUPTED else code or 0
+
+
+def _leave_interrupted() -> int:
+    """Flower's server thread may still wait for clients that are gone: do not wait for it."""
+    _complain("interrupted; the records so far are kept")
+    others = [thread for thread in threading.enumerate() if not thread.daemon]
+    if len(others) > 1:
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_INTERRUPTED)
+    return _INTERRUPTED
+
+
+def _complain(message: str) -> None:
+    print(f"fedstrategies: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _progress(name: str, config: EFBVConfig) -> AbstractContextManager[list[Observer]]:
+    from fedstrategies.experiment.progress import progress
+
+    return progress(name, config.rounds, quiet=config.quiet)
+
+
+def _quieten_flower(quiet: bool) -> None:
+    """Flower logs every round; the progress display says the same in less.
+
+    To be called once Flower is imported: importing it sets the level.
+    """
+    logging.getLogger("flwr").setLevel(logging.ERROR if quiet else logging.WARNING)

@@ -1,0 +1,104 @@
+"""What the commands print last, on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from fedstrategies.experiment.config import ALGORITHMS, EFBVConfig
+from fedstrategies.experiment.options import options
+from fedstrategies.experiment.problem_config import BUNDLED_DATASETS
+from fedstrategies.experiment.progress import format_bytes
+from fedstrategies.experiment.results import Summary
+from fedstrategies.experiment.views import versions
+
+if TYPE_CHECKING:
+    from fedstrategies.experiment.comparison import Comparison
+
+__all__ = ["print_comparison", "print_info", "print_summary"]
+
+_TABLE_WIDTH = 100
+
+
+def print_summary(summary: Summary) -> None:
+    """How a run ended, and from which constants its step size came."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in _facts(summary):
+        table.add_row(name, value)
+    Console().print(table, soft_wrap=True)
+
+
+def _facts(summary: Summary) -> list[tuple[str, str]]:
+    last, smoothness, theory = summary.last, summary.smoothness, summary.theory
+    size = f"n = {summary.clients}, d = {summary.dimension}"
+    facts = [
+        ("run", f"{summary.algorithm} on {summary.dataset}, {size}: {summary.status}"),
+        ("constants", _pairs(smoothness, {"L": "L", "L_tilde": "L_tilde", "mu": "mu"}, ".11g")),
+        ("theory", _pairs(theory, {"lam": "lambda", "nu": "nu", "r": "r", "r_av": "r_av"}, ".6g")),
+        ("step size", f"{_number(summary.stepsize)} (theory {theory['gamma']:.9g})"),
+    ]
+    shown = {
+        "round": "rounds",
+        "loss": "loss",
+        "gap": "gap",
+        "grad_norm_sq": "||grad||^2",
+        "accuracy": "accuracy",
+    }
+    facts += [(label, _number(last[key])) for key, label in shown.items() if key in last]
+    if last:
+        up, down = format_bytes(last["uplink_bytes"]), format_bytes(last["downlink_bytes"])
+        facts.append(("bytes", f"up {up}, down {down}"))
+    for goal, record in summary.reached.items():
+        cost = f"cost {record['cost']:g}, uplink {format_bytes(record['uplink_bytes'])}"
+        facts.append((goal, f"reached in round {record['round']} at {cost}"))
+    return [*facts, ("seconds", f"{summary.seconds:.2f}"), ("results", summary.out)]
+
+
+def _pairs(values: Mapping[str, float], names: Mapping[str, str], form: str) -> str:
+    return "  ".join(f"{name} = {format(values[key], form)}" for key, name in names.items())
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.10g}"
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """One row per run, and below it what the budget of the comparison is."""
+    table = Table(box=None, pad_edge=False)
+    for name in comparison.columns:
+        table.add_column(name, no_wrap=True, justify="left" if name == "algorithm" else "right")
+    for row in comparison.rows():
+        table.add_row(*row)
+    # A table cut to fit a narrow terminal would lose digits.
+    console = Console(width=max(Console().width, _TABLE_WIDTH))
+    console.print(table)
+    console.print(comparison.note(), highlight=False)
+
+
+def print_info() -> None:
+    """What there is to choose from, and which versions are installed."""
+    choices = {
+        entry.key: ", ".join(entry.choices) for entry in options(EFBVConfig) if entry.choices
+    }
+    help_of = {entry.key: entry.help for entry in options(EFBVConfig)}
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in (
+        ("algorithms", ", ".join(ALGORITHMS)),
+        ("compressors", help_of["compressor"]),
+        ("samplings", choices["sampling"]),
+        ("data sets", f"{', '.join(BUNDLED_DATASETS)}, LIBSVM files"),
+        ("models", choices["model"]),
+        ("partitions", choices["partition"]),
+        ("regularisers", help_of["prox"]),
+        ("backends", choices["backend"]),
+        ("versions", ", ".join(f"{name} {number}" for name, number in versions().items())),
+    ):
+        table.add_row(name, value)
+    Console().print(table)

@@ -1,0 +1,58 @@
+"""The clients of an experiment as functions that a Flower ClientApp can be built from.
+
+They are importable and hold no data: Ray ships the app with every task, and what a closure holds
+travels along. Each process loads the data set once and keeps it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+from fedstrategies.experiment.config import EFBVConfig, config_from_mapping
+from fedstrategies.experiment.method import build_client
+from fedstrategies.experiment.options import ConfigError, Scalar
+from fedstrategies.experiment.problem import Problem, load_problem
+
+if TYPE_CHECKING:
+    from flwr.app import Context
+
+    from fedstrategies.efbv import EFBVClient
+    from fedstrategies.flower.app import ClientFn
+
+__all__ = ["client_fn_of", "client_from_run_config"]
+
+
+def client_fn_of(config: EFBVConfig) -> ClientFn:
+    """The ``client_fn`` of an experiment; it pickles as its configuration, a few hundred bytes."""
+    return partial(_client, config)
+
+
+def client_from_run_config(context: Context) -> EFBVClient:
+    """The client of an experiment that the run configuration describes.
+
+    Raises
+    ------
+    ConfigError
+        If the run configuration is wrong, or ``clients`` is not the number of nodes.
+    """
+    config = _parse(tuple(sorted(context.run_config.items())))
+    nodes = context.node_config.get("num-partitions", config.clients)
+    if nodes != config.clients:
+        raise ConfigError(f"clients: {config.clients} configured, but {nodes} nodes were started")
+    return _client(config, context)
+
+
+@lru_cache(maxsize=8)
+def _parse(run_config: tuple[tuple[str, Scalar], ...]) -> EFBVConfig:
+    return config_from_mapping(dict(run_config), app=True)
+
+
+def _client(config: EFBVConfig, context: Context) -> EFBVClient:
+    return build_client(config, _problem(config), context)
+
+
+@lru_cache(maxsize=8)
+def _problem(config: EFBVConfig) -> Problem:
+    """`load_problem` without validating the same configuration again for every client."""
+    return load_problem(config.problem)

@@ -1,0 +1,211 @@
+"""Several algorithms on the same problem, side by side."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from fedstrategies.experiment.config import ALGORITHMS, EFBVConfig, config_from_mapping
+from fedstrategies.experiment.options import ConfigError
+from fedstrategies.experiment.plots import Curve, draw_comparison, read_curve
+from fedstrategies.experiment.preparation import prepare
+from fedstrategies.experiment.progress import Observer, format_bytes
+from fedstrategies.experiment.results import Summary, check_directory
+from fedstrategies.experiment.runner import run
+
+__all__ = ["Comparison", "compare", "comparison_configs"]
+
+FILES = ("comparison.md", "comparison.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The runs of a comparison.
+
+    Attributes
+    ----------
+    summaries : dict
+        Name -> summary, in the order they were asked for.
+    curves : tuple of Curve
+        Their histories.
+    budget : int
+        Uplink bytes of the run that sent least: where gaps are compared.
+    """
+
+    summaries: Mapping[str, Summary]
+    curves: tuple[Curve, ...]
+    budget: int
+
+    columns: ClassVar[tuple[str, ...]] = (
+        "algorithm",
+        "rounds",
+        "loss",
+        "gap",
+        "uplink",
+        "downlink",
+        "gap at equal\nuplink",
+        "step size",
+        "seconds",
+    )
+
+    @property
+    def ok(self) -> bool:
+        """Whether every run ended well."""
+        return all(summary.status == "done" for summary in self.summaries.values())
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row of text per run, under `columns`."""
+        return [
+            self._row(name, summary, curve)
+            for (name, summary), curve in zip(self.summaries.items(), self.curves, strict=True)
+        ]
+
+    def _row(self, name: str, summary: Summary, curve: Curve) -> tuple[str, ...]:
+        last = summary.last
+        affordable = [r for r in curve.records if r["uplink_bytes"] <= self.budget and "gap" in r]
+        return (
+            name if summary.status == "done" else f"{name} ({summary.status})",
+            str(last.get("round", 0)),
+            _number(last.get("loss"), ".7g"),
+            _number(last.get("gap"), ".2e"),
+            format_bytes(last.get("uplink_bytes", 0)),
+            format_bytes(last.get("downlink_bytes", 0)),
+            _number(affordable[-1]["gap"] if affordable else None, ".2e"),
+            _number(summary.stepsize, ".4g"),
+            f"{summary.seconds:.1f}",
+        )
+
+    def to_markdown(self) -> str:
+        """The table as Markdown, with the budget said below."""
+        heads = [column.replace("\n", " ") for column in self.columns]
+        lines = [heads, ("---",) * len(self.columns), *self.rows()]
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return f"{table}\n\n{self.note()}\n"
+
+    def note(self) -> str:
+        """What the last columns mean."""
+        return (
+            f"Equal uplink: {format_bytes(self.budget)} over all clients, "
+            "the total of the run that sent least."
+        )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def comparison_configs(
+    arguments: Sequence[str], shared: Mapping[str, object]
+) -> dict[str, EFBVConfig]:
+    """Configurations of ``NAME`` and ``NAME:option=value`` arguments over shared options.
+
+    Each distinct NAME is one run; overrides apply to the run of their NAME alone. The shared
+    compressor does not apply to ``gd``, which sends whole gradients. f* is solved for unless
+    ``fstar`` says otherwise.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        E.g. ``["efbv", "ef21", "ef21:compressor=top-k:k=5"]``.
+    shared : mapping
+        Kebab-case options of all runs.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name or option, an override of a name that is not compared, or a repeat.
+    """
+    names = [argument for argument in arguments if ":" not in argument]
+    overrides: dict[str, dict[str, object]] = {name: {} for name in names}
+    if not names:
+        raise ConfigError(f"compare: name at least one of {', '.join(ALGORITHMS)}")
+    if len(overrides) < len(names):
+        raise ConfigError("compare: an algorithm is named twice")
+    for argument in arguments:
+        name, colon, rest = argument.partition(":")
+        if not colon:
+            continue
+        key, equals, value = rest.partition("=")
+        if name not in overrides:
+            raise ConfigError(f"compare: {argument!r} overrides {name!r}, which is not compared")
+        if not equals:
+            raise ConfigError(f"compare: {argument!r} is not NAME:option=value")
+        overrides[name][key] = value
+    configs = {}
+    for name in names:
+        values = {"fstar": "solve", **shared}
+        if name == "gd":
+            values.pop("compressor", None)
+        configs[name] = config_from_mapping({**values, **overrides[name], "algorithm": name})
+    return configs
+
+
+def compare(
+    configs: Mapping[str, EFBVConfig],
+    *,
+    show: Callable[[str, EFBVConfig], AbstractContextManager[list[Observer]]],
+) -> Comparison:
+    """Run each configuration into its own folder under ``out`` and write table and picture.
+
+    Every configuration is checked before the first one runs.
+
+    Parameters
+    ----------
+    configs : mapping
+        Name -> configuration; they share ``out``.
+    show : callable
+        (name, configuration) -> context manager that gives the observers of that run.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For wrong input; nothing was written.
+    """
+    first = next(iter(configs.values()))
+    base = Path(first.out) if first.out is not None else _default_directory(first)
+    check_directory(base, overwrite=first.overwrite)
+    placed = {name: replace(config, out=str(base / name)) for name, config in configs.items()}
+    for config in placed.values():
+        prepare(config)
+    summaries: dict[str, Summary] = {}
+    for name, config in placed.items():
+        with show(name, config) as observers:
+            summaries[name] = run(config, observers=observers)
+    curves = tuple(read_curve(base / name, label=_label(placed, name)) for name in placed)
+    comparison = Comparison(
+        summaries=summaries,
+        curves=curves,
+        budget=int(min(curve.records[-1]["uplink_bytes"] for curve in curves)),
+    )
+    (base / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
+    if importlib.util.find_spec("matplotlib") is not None:
+        draw_comparison(curves, base / "comparison.png", title=_title(first))
+    return comparison
+
+
+def _default_directory(config: EFBVConfig) -> Path:
+    base = Path("runs") / f"compare-{config.dataset_name}-{config.seed}"
+    candidate, number = base, 1
+    while candidate.exists():
+        number += 1
+        candidate = base.with_name(f"{base.name}-{number}")
+    return candidate
+
+
+_NAMES = {"efbv": "EF-BV", "ef21": "EF21", "diana": "DIANA", "gd": "GD"}
+
+
+def _label(configs: Mapping[str, EFBVConfig], name: str) -> str:
+    compressors = {c.compressor for c in configs.values() if c.algorithm != "gd"}
+    config = configs[name]
+    plain = _NAMES.get(name, name)
+    return plain if len(compressors) == 1 or name == "gd" else f"{plain}, {config.compressor}"
+
+
+def _title(config: EFBVConfig) -> str:
+    compressor = f", {config.compressor}" if config.algorithm != "gd" else ""
+    return f"{config.dataset_name}, {config.clients} clients{compressor}"

@@ -1,0 +1,238 @@
+"""What an experiment is: one frozen dataclass, validated on construction.
+
+`ProblemConfig` is what is minimised, `ExperimentConfig` adds how it is run and what is
+recorded, and each family of algorithms adds its own options (`EFBVConfig`). Everything that
+needs no data is checked here; what needs the data is checked by `fedstrategies.experiment.run`
+before anything is written.
+
+This module imports neither torch nor Flower, so that the command line starts at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from fedstrategies.experiment.options import ConfigError, from_view, option, options
+from fedstrategies.experiment.problem_config import ProblemConfig
+from fedstrategies.experiment.specs import parse_stepsize
+
+__all__ = [
+    "ALGORITHMS",
+    "EFBVConfig",
+    "ExperimentConfig",
+    "config_from_mapping",
+]
+
+DEFAULT_COMPRESSOR = "rand-k:fraction=0.05"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig(ProblemConfig):
+    """One experiment: a problem, an algorithm, how it is run and what is recorded."""
+
+    algorithm: str = option("efbv", "the algorithm", group="Method")
+    rounds: int = option(1000, "communication rounds T", group="Method", metavar="T", at_least=1)
+    stepsize: float | str = option(
+        "theory", "theory, theory*4 or a number", group="Method", metavar="GAMMA"
+    )
+    participation: int | None = option(
+        None,
+        "shorthand for --sampling nice --cohort-size M",
+        group="Method",
+        metavar="M",
+        at_least=1,
+    )
+    sampling: str = option(
+        "full", "which clients take part in a round", group="Method", choices=("full", "nice")
+    )
+    cohort_size: int | None = option(
+        None, "clients in a cohort", group="Method", metavar="M", at_least=1
+    )
+    backend: str = option(
+        "cohort",
+        "in-process, or Flower's simulation runtime on Ray virtual clients",
+        group="Running",
+        app_key=False,
+        choices=("cohort", "flower"),
+    )
+    fast: str = option(
+        "auto",
+        "batched path of the cohort backend (never: one message per client)",
+        group="Running",
+        app_key=False,
+        choices=("auto", "never", "require"),
+        hidden=True,
+    )
+    cpus_per_client: float = option(
+        1.0, "CPUs of a virtual client (flower)", group="Running", app_key=False, at_least=0
+    )
+    gpus_per_client: float = option(
+        0.0,
+        "share of a GPU of a virtual client (flower)",
+        group="Running",
+        app_key=False,
+        at_least=0,
+    )
+    target_gap: float | None = option(
+        None, "stop at f - f* <= EPS (solves for f*)", group="Running", metavar="EPS", above=0
+    )
+    target_accuracy: float | None = option(
+        None, "stop at this accuracy", group="Running", metavar="A", above=0
+    )
+    fstar: float | str | None = option(
+        None, "solve, or the value of f* where it is known", group="Running", metavar="F"
+    )
+    accuracy_every: int | None = option(
+        None,
+        "rounds between two measurements of accuracy; 0: only for the start and the end; "
+        "unset: 1 with --target-accuracy, else 10",
+        group="Running",
+        metavar="R",
+        at_least=0,
+    )
+    cost_inner: float = option(
+        1.0, "price of one client-hub round", group="Running", metavar="C1", at_least=0
+    )
+    cost_outer: float = option(
+        0.0, "price of one hub-server round", group="Running", metavar="C2", at_least=0
+    )
+    out: str | None = option(
+        None,
+        "folder of the results; unset: runs/ALGORITHM-DATASET-SEED",
+        group="Output",
+        app_key="output-dir",
+        metavar="DIR",
+    )
+    overwrite: bool = option(False, "replace the results in --out", group="Output")
+    quiet: bool = option(False, "print nothing but errors", group="Output")
+
+    @property
+    def problem(self) -> ProblemConfig:
+        """The part of the configuration that says what is minimised."""
+        return ProblemConfig(
+            **{entry.name: getattr(self, entry.name) for entry in fields(ProblemConfig)}
+        )
+
+    @property
+    def dataset_name(self) -> str:
+        """The data set's name without folder and suffixes."""
+        return Path(self.dataset).name.split(".")[0] or "dataset"
+
+    def _validate(self) -> None:
+        super()._validate()
+        parse_stepsize(self.stepsize)
+        self._resolve_sampling()
+        if self.target_gap is not None and self.fstar is None:
+            self._set("fstar", "solve")
+        if isinstance(self.fstar, str) and self.fstar != "solve":
+            raise ConfigError(f"fstar: {self.fstar!r} is neither solve nor a number")
+        if self.target_accuracy is not None and self.target_accuracy > 1:
+            raise ConfigError(f"target-accuracy: {self.target_accuracy:g} is above 1")
+        if self.accuracy_every is None:
+            # Reading all rows once more would cost half as much as the round itself.
+            self._set("accuracy_every", 10 if self.target_accuracy is None else 1)
+        if self.out is not None:
+            self._set("out", str(Path(self.out).expanduser()))
+
+    def _resolve_sampling(self) -> None:
+        if self.participation is not None:
+            if self.cohort_size not in (None, self.participation):
+                raise ConfigError(
+                    f"participation {self.participation} and cohort-size {self.cohort_size} "
+                    "disagree; give one of them"
+                )
+            self._set("sampling", "nice")
+            self._set("cohort_size", self.participation)
+            self._set("participation", None)
+        if self.sampling == "nice" and self.cohort_size is None:
+            raise ConfigError("sampling nice: --cohort-size is needed")
+        if self.sampling == "full" and self.cohort_size is not None:
+            raise ConfigError("cohort-size: sampling full takes every client; use --participation")
+        if self.cohort_size is not None and self.cohort_size > self.clients:
+            raise ConfigError(f"cohort-size: {self.cohort_size} of {self.clients} clients")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EFBVConfig(ExperimentConfig):
+    """EF-BV and its special cases: EF21, DIANA and gradient descent."""
+
+    algorithm: str = option(
+        "efbv", "the algorithm", group="Method", choices=("efbv", "ef21", "diana", "gd")
+    )
+    compressor: str | None = option(
+        None,
+        "top-k:k=1, top-k:fraction=0.01, rand-k:k=5, scaled-rand-k:k=5, mix:k=1,k_prime=5, "
+        "comp:k=1,k_prime=56, natural, qsgd:levels=8, cast:bfloat16, identity; composed with +; "
+        f"unset: {DEFAULT_COMPRESSOR}",
+        group="Method",
+        metavar="C",
+    )
+    lam: float | None = option(
+        None,
+        "scaling of the memory in (0, 1]; unset: the theory's (efbv)",
+        group="Method",
+        key="lambda",
+        above=0,
+    )
+    nu: float | None = option(
+        None,
+        "scaling of the estimate in (0, 1]; unset: the theory's (efbv)",
+        group="Method",
+        above=0,
+    )
+    shift_init: str = option(
+        "zero",
+        "first memories: zero, or the dense gradients at x0 as the upload of round 1",
+        group="Method",
+        choices=("zero", "gradient"),
+    )
+
+    def _validate(self) -> None:
+        super()._validate()
+        self._resolve_compressor()
+        for name, value in (("lambda", self.lam), ("nu", self.nu)):
+            if value is not None and self.algorithm != "efbv":
+                raise ConfigError(f"{name}: {self.algorithm} fixes it; use efbv to choose it")
+            if value is not None and value > 1:
+                raise ConfigError(f"{name}: {value:g} is above 1")
+
+    def _resolve_compressor(self) -> None:
+        from fedstrategies.compressors import parse_compressor
+
+        default = "identity" if self.algorithm == "gd" else DEFAULT_COMPRESSOR
+        try:
+            spec = parse_compressor(self.compressor or default).spec
+        except ValueError as error:
+            raise ConfigError(f"compressor: {error}") from None
+        if self.algorithm == "gd" and spec != "identity":
+            raise ConfigError(f"compressor: gd sends whole gradients, not {spec}; use efbv")
+        self._set("compressor", spec)
+
+
+_FAMILIES = (EFBVConfig,)
+
+ALGORITHMS: Mapping[str, type[EFBVConfig]] = {
+    name: family
+    for family in _FAMILIES
+    for entry in options(family)
+    if entry.name == "algorithm"
+    for name in entry.choices
+}
+
+
+def config_from_mapping(values: Mapping[str, object], *, app: bool = False) -> EFBVConfig:
+    """A configuration from kebab-case keys (command line or TOML; ``app``: Flower's run config).
+
+    Raises
+    ------
+    ConfigError
+        For an unknown algorithm or option, or a value that is wrong.
+    """
+    algorithm = values.get("algorithm", "efbv")
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise ConfigError(f"unknown algorithm {algorithm!r}; there are {', '.join(ALGORITHMS)}")
+    config_class = ALGORITHMS[algorithm]
+    keywords = from_view(config_class, values, view="app" if app else "command line")
+    return config_class(**keywords)  # type: ignore[arg-type]

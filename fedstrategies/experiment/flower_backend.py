@@ -1,0 +1,146 @@
+"""Running inside Flower's simulation runtime: Ray virtual clients, one process pool.
+
+The runtime runs the ServerApp in a thread of this process and returns nothing, so the result
+and any exception leave the thread by closure.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from fedstrategies.experiment.options import ConfigError
+
+if TYPE_CHECKING:
+    from flwr.app import ConfigRecordValues, Context
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import Grid
+
+    BackendConfig = dict[str, dict[str, ConfigRecordValues]]
+
+__all__ = ["require_ray", "run_in_simulation", "set_environment"]
+
+_T = TypeVar("_T")
+
+_ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def set_environment() -> None:
+    """Keep Flower and Ray from calling home, unless the user's environment says otherwise."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def run_in_simulation(
+    body: Callable[[Grid], _T],
+    client_app: ClientApp,
+    *,
+    clients: int,
+    cpus_per_client: float,
+    gpus_per_client: float,
+) -> _T:
+    """``body(grid)`` as the ServerApp of a simulation with ``clients`` virtual clients.
+
+    Parameters
+    ----------
+    body : callable
+        What the server does; runs in another thread of this process.
+    client_app : ClientApp
+        What each virtual client runs.
+    clients : int
+        Number of virtual clients.
+    cpus_per_client, gpus_per_client : float
+        Ray resources of a virtual client while it works.
+
+    Raises
+    ------
+    BaseException
+        Whatever ``body`` raised.
+    """
+    set_environment()
+    from flwr.serverapp import ServerApp
+    from flwr.simulation import run_simulation
+
+    results: list[_T] = []
+    errors: list[BaseException] = []
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            results.append(body(grid))
+        except BaseException as error:
+            errors.append(error)
+
+    backend_config: BackendConfig = {
+        "client_resources": {
+            "num_cpus": _whole(cpus_per_client),
+            "num_gpus": _whole(gpus_per_client),
+        },
+        "init_args": {"logging_level": logging.ERROR, "log_to_driver": False},
+    }
+    with _without_deprecation_notice():
+        try:
+            run_simulation(
+                server_app=server_app,
+                client_app=client_app,
+                num_supernodes=clients,
+                backend_config=backend_config,
+            )
+        except Exception:
+            # The cause is what happened on our side of the runtime, where something did.
+            if not errors:
+                raise
+    if errors:
+        raise errors[0]
+    if not results:
+        raise RuntimeError("Flower's simulation runtime ended without running the server")
+    return results[0]
+
+
+def _whole(amount: float) -> int | float:
+    """Ray insists on integers above 1."""
+    return int(amount) if amount.is_integer() else amount
+
+
+def require_ray() -> None:
+    """Refuse to go on without Ray.
+
+    Raises
+    ------
+    ConfigError
+        If it is not installed.
+    """
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "backend flower: Ray is missing; pip install 'fedstrategies[simulation]'"
+        ) from None
+
+
+class _NoDeprecationNotice(logging.Filter):
+    """Drops the advice to use ``flwr run``, which cannot run a function of this process."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return "DEPRECATED FEATURE" not in message or "run_simulation" not in message
+
+
+@contextmanager
+def _without_deprecation_notice() -> Iterator[None]:
+    logger = logging.getLogger("flwr")
+    notice = _NoDeprecationNotice()
+    logger.addFilter(notice)
+    try:
+        yield
+    finally:
+        logger.removeFilter(notice)

@@ -1,0 +1,49 @@
+"""The history of a run: one JSON line for the start and one for each round.
+
+Every value is measured on the server's model after the round:
+
+* ``loss``: ``f(x) + R(x)``, f the plain mean of the f_i;
+* ``grad_norm_sq``: ``||grad f(x)||^2``, and with a regulariser R the squared norm of the
+  prox-gradient mapping at step 1/L, ``L^2 ||x - prox_{R/L}(x - grad f(x)/L)||^2``, which is
+  the same quantity for R = 0 and vanishes exactly at a minimiser of f + R. The step is 1/L of f
+  and not the run's own, so that algorithms can be compared;
+* ``gap``: ``loss - f*`` where f* is known; ``accuracy`` as `Problem.accuracy`;
+* bytes, participants and failures as the strategy counted them; ``cost``:
+  ``cost_inner + cost_outer`` for each round; ``seconds`` since the start.
+
+A key that is absent was not measured. Nothing is ever NaN.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+__all__ = ["HistoryRecord", "read_history"]
+
+HistoryRecord: TypeAlias = dict[str, int | float]
+
+
+def read_history(path: Path) -> list[HistoryRecord]:
+    """The records in a ``history.jsonl``; a line cut short by a crash is left out.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, or a line other than the last is not a record.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    records: list[HistoryRecord] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record: Mapping[str, int | float] = json.loads(line)
+            records.append({"round": record["round"], **record})
+        except (json.JSONDecodeError, KeyError, TypeError):
+            if number < len(lines):
+                raise ValueError(f"{path}: line {number} is not a history record") from None
+    return records

@@ -1,0 +1,81 @@
+"""Looking at everything that can be wrong with the input, before anything is written.
+
+The data set is read, the rows are dealt, the theory's constants are computed and the strategy is
+prepared once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from fedstrategies.data import DataError
+from fedstrategies.efbv import EFBV
+from fedstrategies.experiment.config import EFBVConfig
+from fedstrategies.experiment.method import build_strategy
+from fedstrategies.experiment.options import ConfigError
+from fedstrategies.experiment.problem import Problem, load_problem
+from fedstrategies.experiment.results import check_directory, choose_directory
+from fedstrategies.experiment.specs import parse_stepsize
+from fedstrategies.threads import single_threaded
+
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An experiment whose input has been looked at and found right.
+
+    Attributes
+    ----------
+    config : EFBVConfig
+        With ``out`` resolved.
+    problem : Problem
+        Data, objectives, constants.
+    strategy : EFBV
+        Fresh, to be started once.
+    theory : dict
+        What the analysis chose.
+    stepsize : float
+        gamma.
+    fstar : float or None
+        f*, solved for or given.
+    """
+
+    config: EFBVConfig
+    problem: Problem
+    strategy: EFBV
+    theory: dict[str, float]
+    stepsize: float
+    fstar: float | None
+
+
+def prepare(config: EFBVConfig) -> Prepared:
+    """Read the data, compute all constants and check every setting; writes nothing.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For wrong input: one line.
+    """
+    directory = choose_directory(config)
+    check_directory(directory, overwrite=config.overwrite)
+    with single_threaded():
+        problem = load_problem(config.problem)
+        try:
+            trial = build_strategy(config, problem)
+            trial.prepare(problem.start_point)
+        except (ConfigError, DataError):
+            raise
+        except ValueError as error:
+            raise ConfigError(f"{config.algorithm}: {error}") from None
+        theory = asdict(trial.theory)
+        fstar = problem.solution.value if config.fstar == "solve" else config.fstar
+    factor, relative = parse_stepsize(config.stepsize)
+    return Prepared(
+        config=replace(config, out=str(directory)),
+        problem=problem,
+        strategy=build_strategy(config, problem),
+        theory=theory,
+        stepsize=factor * theory["gamma"] if relative else factor,
+        fstar=None if fstar is None else float(fstar),
+    )

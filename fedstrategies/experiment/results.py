@@ -1,0 +1,164 @@
+"""The folder of a run: who may write there, and what is written at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
+
+from fedstrategies.experiment.config import EFBVConfig
+from fedstrategies.experiment.history import HistoryRecord
+from fedstrategies.experiment.options import ConfigError
+
+__all__ = ["FILES", "Status", "Summary", "check_directory", "choose_directory", "open_directory"]
+
+Status = Literal["done", "diverged", "failed", "interrupted"]
+
+FILES = ("config.toml", "history.jsonl", "summary.json", "model.safetensors", "curve.png")
+"""What a run writes; ``--overwrite`` removes these and nothing else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run ended.
+
+    Attributes
+    ----------
+    status : str
+        ``done``, ``diverged``, ``failed`` (every client of a round failed, or an error) or
+        ``interrupted``.
+    algorithm, dataset, backend : str
+        What was run.
+    clients, dimension : int
+        n and d.
+    out : str
+        The folder.
+    last : dict
+        The last record of the history.
+    reached : dict
+        For each target reached, the record of the round that reached it.
+    fstar : float or None
+        f*, if known.
+    stepsize : float
+        gamma of the run.
+    theory, smoothness : dict
+        Constants of the analysis and of f.
+    seconds : float
+        Wall-clock seconds from the first record to the last.
+    peak_memory_bytes : int or None
+        Largest resident size of this process; Ray's workers are not counted.
+    error : str or None
+        Why it did not end well.
+    """
+
+    status: Status
+    algorithm: str
+    dataset: str
+    backend: str
+    clients: int
+    dimension: int
+    out: str
+    last: HistoryRecord
+    reached: dict[str, HistoryRecord] = field(default_factory=dict)
+    fstar: float | None = None
+    stepsize: float | None = None
+    theory: dict[str, float] = field(default_factory=dict)
+    smoothness: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+    error: str | None = None
+
+    def to_json(self) -> str:
+        """As JSON: what is unknown or infinite is left out."""
+        return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def read(cls, directory: Path) -> Summary:
+        """The summary in a run's folder.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or it is not one.
+        """
+        path = directory / "summary.json"
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+        except (TypeError, json.JSONDecodeError):
+            raise ValueError(f"{path}: not the summary of a run") from None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        kept = {key: _finite(entry) for key, entry in value.items()}
+        return {key: entry for key, entry in kept.items() if entry is not None}
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def choose_directory(config: EFBVConfig) -> Path:
+    """``--out``, or the first free of ``runs/<algorithm>-<dataset>-<seed>``, -2, -3, ..."""
+    if config.out is not None:
+        return Path(config.out)
+    base = Path("runs") / f"{config.algorithm}-{config.dataset_name}-{config.seed}"
+    candidate, number = base, 1
+    while candidate.exists() and not _is_empty(candidate):
+        number += 1
+        candidate = base.with_name(f"{base.name}-{number}")
+    return candidate
+
+
+def check_directory(directory: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that cannot be written to, or holds something.
+
+    Raises
+    ------
+    ConfigError
+        Saying what to do.
+    """
+    existing = directory
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ConfigError(f"out: {existing} is not a folder")
+    if existing == directory and not overwrite and not _is_empty(directory):
+        raise ConfigError(
+            f"out: {directory} is not empty; add --overwrite or choose another folder"
+        )
+
+
+def open_directory(directory: Path, *, overwrite: bool) -> Path:
+    """Create the folder; with ``overwrite`` remove an earlier run's files from it.
+
+    Raises
+    ------
+    ConfigError
+        As `check_directory`, or if the folder cannot be created.
+    """
+    check_directory(directory, overwrite=overwrite)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            (directory / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out: {directory} cannot be written ({error.strerror})") from None
+    return directory
+
+
+def _is_empty(directory: Path) -> bool:
+    return directory.is_dir() and not any(directory.iterdir())
+
+
+def peak_memory_bytes() -> int | None:
+    """Largest resident size of this process so far, None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,74 @@
+"""Running an experiment on a backend: prepare, claim a folder, run, write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fedstrategies.experiment.clients import client_fn_of
+from fedstrategies.experiment.config import EFBVConfig
+from fedstrategies.experiment.flower_backend import (
+    require_ray,
+    run_in_simulation,
+    set_environment,
+)
+from fedstrategies.experiment.preparation import prepare
+from fedstrategies.experiment.progress import Observer
+from fedstrategies.experiment.results import Summary
+from fedstrategies.experiment.session import Session
+from fedstrategies.flower.app import client_app
+
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
+__all__ = ["run", "run_on_grid"]
+
+
+def run(config: EFBVConfig, *, observers: Sequence[Observer] = ()) -> Summary:
+    """Run an experiment on its backend and write its folder.
+
+    Parameters
+    ----------
+    config : EFBVConfig
+        The experiment.
+    observers : sequence of callable
+        Called with each history record; one that returns True stops the run.
+
+    Returns
+    -------
+    Summary
+        Also where the run diverged or every client of a round failed: see ``status``.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For wrong input; nothing was written.
+    """
+    set_environment()
+    if config.backend == "flower":
+        require_ray()
+    session = Session(prepare(config), observers)
+    app = client_app(client_fn_of(session.prepared.config))
+    if config.backend == "flower":
+        return session.guarded(
+            lambda: run_in_simulation(
+                session.run_on,
+                app,
+                clients=config.clients,
+                cpus_per_client=config.cpus_per_client,
+                gpus_per_client=config.gpus_per_client,
+            )
+        )
+    return session.guarded(lambda: session.run_in_process(app))
+
+
+def run_on_grid(config: EFBVConfig, grid: Grid, *, observers: Sequence[Observer] = ()) -> Summary:
+    """The same on a grid that exists already: what a ServerApp calls.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For wrong input; nothing was written.
+    """
+    session = Session(prepare(config), observers)
+    return session.guarded(lambda: session.run_on(grid))

@@ -1,0 +1,166 @@
+"""One run and its folder, from the claim to the last file."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedstrategies.experiment.history import HistoryRecord
+from fedstrategies.experiment.preparation import Prepared
+from fedstrategies.experiment.progress import Observer
+from fedstrategies.experiment.recorder import Recorder
+from fedstrategies.experiment.results import Status, Summary, open_directory, peak_memory_bytes
+from fedstrategies.experiment.views import to_toml
+from fedstrategies.flower.app import FedApp
+from fedstrategies.flower.errors import AllClientsFailed, Diverged
+from fedstrategies.objectives import BatchedObjective, LastPoint
+from fedstrategies.threads import single_threaded
+
+if TYPE_CHECKING:
+    from flwr.app import ArrayRecord
+    from flwr.serverapp import Grid
+
+__all__ = ["Session"]
+
+logger = logging.getLogger("flwr")
+
+
+class Session:
+    """A run in progress; the folder is claimed on construction.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        What is run.
+    observers : sequence of callable
+        Called with each history record; one that returns True stops the run.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds something or cannot be written.
+    """
+
+    def __init__(self, prepared: Prepared, observers: Sequence[Observer]) -> None:
+        self.prepared = prepared
+        config = prepared.config
+        self._observers = observers
+        self._directory = open_directory(Path(config.out or "."), overwrite=config.overwrite)
+        (self._directory / "config.toml").write_text(to_toml(config), encoding="utf-8")
+        self._recorder: Recorder | None = None
+
+    def run_in_process(self, app: FedApp) -> ArrayRecord:
+        """All rounds on the in-process grid."""
+        from fedstrategies.engines import CohortGrid
+
+        config = self.prepared.config
+        fast = cast(Literal["auto", "never", "require"], config.fast)
+        grid = CohortGrid(app, num_clients=config.clients, fast=fast)
+        # The grid's own objective, so that measuring f(x^t) is the first half of round t+1.
+        return self.run_on(grid, grid.objective)
+
+    def run_on(self, grid: Grid, objectives: BatchedObjective | None = None) -> ArrayRecord:
+        """All rounds on ``grid``; the final model."""
+        config, problem = self.prepared.config, self.prepared.problem
+        self._recorder = Recorder(
+            config=config,
+            problem=problem,
+            objectives=LastPoint(problem.objectives) if objectives is None else objectives,
+            fstar=self.prepared.fstar,
+            path=self._directory / "history.jsonl",
+            observers=self._observers,
+        )
+        with single_threaded():
+            result = self.prepared.strategy.start(
+                grid,
+                problem.initial_arrays(),
+                num_rounds=config.rounds,
+                callbacks=[self._recorder],
+            )
+        return result.arrays
+
+    def guarded(self, body: Callable[[], ArrayRecord]) -> Summary:
+        """Run ``body`` and write the folder's other files, however it ends."""
+        try:
+            arrays = body()
+        except Diverged as error:
+            return self._conclude("diverged", error=str(error))
+        except AllClientsFailed as error:
+            return self._conclude("failed", error=f"failed in round {self._next_round}: {error}")
+        except KeyboardInterrupt:
+            self._conclude("interrupted", error="interrupted")
+            raise
+        except BaseException as error:
+            self._conclude("failed", error=f"{type(error).__name__}: {error}")
+            raise
+        return self._conclude("done", model=arrays.to_torch_state_dict())
+
+    @property
+    def _next_round(self) -> int:
+        last = {} if self._recorder is None else self._recorder.last
+        return int(last.get("round", -1)) + 1
+
+    def _conclude(
+        self,
+        status: Status,
+        *,
+        error: str | None = None,
+        model: Mapping[str, Tensor] | None = None,
+    ) -> Summary:
+        prepared, recorder = self.prepared, self._recorder
+        config, smoothness = prepared.config, prepared.problem.smoothness
+        last: HistoryRecord = {}
+        if recorder is not None:
+            recorder.on_end()
+            last = recorder.last
+            if model is None and recorder.x is not None:
+                model = prepared.problem.named(recorder.x)
+        summary = Summary(
+            status=status,
+            algorithm=config.algorithm,
+            dataset=config.dataset_name,
+            backend=config.backend,
+            clients=config.clients,
+            dimension=prepared.problem.dimension,
+            out=str(self._directory),
+            last=last,
+            reached={} if recorder is None else recorder.reached,
+            fstar=prepared.fstar,
+            stepsize=prepared.stepsize,
+            theory=prepared.theory,
+            smoothness={
+                "L": smoothness.L,
+                "L_tilde": smoothness.L_tilde,
+                "L_max": smoothness.L_max,
+                "mu": smoothness.mu,
+            },
+            seconds=float(last.get("seconds", 0.0)),
+            peak_memory_bytes=peak_memory_bytes(),
+            error=error,
+        )
+        if model is not None:
+            save_file(dict(model), self._directory / "model.safetensors")
+        (self._directory / "summary.json").write_text(summary.to_json(), encoding="utf-8")
+        if last:
+            _draw(self._directory)
+        return summary
+
+
+def _draw(directory: Path) -> None:
+    """The run's picture, where matplotlib is installed and there is something to draw."""
+    if importlib.util.find_spec("matplotlib") is None:
+        logger.info("no curve.png: pip install 'fedstrategies[plots]'")
+        return
+    from fedstrategies.experiment.plots import draw_run
+
+    try:
+        draw_run(directory, directory / "curve.png")
+    except ValueError as error:
+        # E.g. a run that diverged at once. How the run ended is what the caller must learn.
+        logger.info("no curve.png: %s", error)

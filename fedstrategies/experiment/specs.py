@@ -1,0 +1,93 @@
+"""Small values written as text: ``name:key=value,...`` and ``key=value,...``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from math import isfinite
+
+from fedstrategies.experiment.options import ConfigError
+
+__all__ = ["parse_numbers", "parse_smoothness", "parse_start_point", "parse_stepsize"]
+
+
+def parse_numbers(text: str, *, known: Collection[str], where: str) -> dict[str, float]:
+    """``"a=1,b=2"`` as a mapping of finite numbers.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown or repeated name, or a value that is not a finite number.
+    """
+    numbers: dict[str, float] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in known or name in numbers:
+            raise ConfigError(f"{where}: {part!r}; write {','.join(f'{k}=...' for k in known)}")
+        try:
+            numbers[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"{where}: {name}={value!r} is not a number") from None
+        if not isfinite(numbers[name]):
+            raise ConfigError(f"{where}: {name}={value} is not finite")
+    return numbers
+
+
+def parse_stepsize(stepsize: str | float) -> tuple[float, bool]:
+    """``theory``, ``theory*4`` or a number, as (value, whether it multiplies the theory's).
+
+    Raises
+    ------
+    ConfigError
+        If it is none of these, or not positive and finite.
+    """
+    if not isinstance(stepsize, str):
+        value, relative = stepsize, False
+    else:
+        written = re.fullmatch(r"theory(?:\*(?P<factor>[0-9.eE+-]+))?", stepsize.replace(" ", ""))
+        if written is None:
+            raise ConfigError(f"stepsize: {stepsize!r} is not theory, theory*4 or a number")
+        try:
+            value, relative = float(written["factor"] or 1), True
+        except ValueError:
+            raise ConfigError(f"stepsize: {stepsize!r} is not theory times a number") from None
+    if not (isfinite(value) and value > 0):
+        raise ConfigError(f"stepsize: {stepsize} is not positive and finite")
+    return value, relative
+
+
+def parse_smoothness(text: str) -> dict[str, float]:
+    """``L=..,L_tilde=..`` (either or both, ``L_max`` too), each positive.
+
+    Raises
+    ------
+    ConfigError
+        For another name, or a value that is not positive.
+    """
+    constants = parse_numbers(text, known=("L", "L_tilde", "L_max"), where="smoothness")
+    if not constants:
+        raise ConfigError("smoothness: nothing given; write L=...,L_tilde=...")
+    for name, value in constants.items():
+        if value <= 0:
+            raise ConfigError(f"smoothness: {name}={value:g} is not positive")
+    return constants
+
+
+def parse_start_point(text: str) -> tuple[float, float]:
+    """``zero`` or ``normal:loc=10[,scale=1]`` as (loc, scale) of i.i.d. normal entries.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither, or the scale is negative.
+    """
+    name, _, rest = text.partition(":")
+    if name == "zero" and not rest:
+        return 0.0, 0.0
+    if name != "normal":
+        raise ConfigError(f"x0: {text!r} is not zero or normal:loc=10[,scale=1]")
+    numbers = parse_numbers(rest, known=("loc", "scale"), where="x0")
+    scale = numbers.get("scale", 1.0)
+    if scale < 0:
+        raise ConfigError(f"x0: scale={scale:g} is negative")
+    return numbers.get("loc", 0.0), scale

@@ -1,0 +1,177 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fedstrategies.experiment.config import EFBVConfig
+from fedstrategies.experiment.history import read_history
+from fedstrategies.experiment.problem import load_problem
+from fedstrategies.experiment.recorder import Recorder
+from fedstrategies.flower.errors import Diverged
+
+
+def recorder_of(libsvm_file, path=None, fstar=None, observers=(), **settings):
+    config = EFBVConfig(dataset=str(libsvm_file), **{"clients": 4, **settings})
+    problem = load_problem(config.problem)
+    recorder = Recorder(
+        config=config,
+        problem=problem,
+        objectives=problem.objectives,
+        fstar=fstar,
+        path=path,
+        observers=observers,
+    )
+    return recorder, problem
+
+
+def round_record(number, x, **counters):
+    defaults = {
+        "participants": 4,
+        "failures": 0,
+        "uplink_bytes": 100 * number,
+        "downlink_bytes": 200 * number,
+        "recovery_bytes": 0,
+    }
+    return SimpleNamespace(round=number, x=x, **{**defaults, **counters})
+
+
+def test_schema_and_values(libsvm_file, tmp_path):
+    path = tmp_path / "history.jsonl"
+    recorder, problem = recorder_of(
+        libsvm_file, path, fstar=0.5, rounds=2, cost_inner=2, cost_outer=3
+    )
+    start, x = problem.start_point, torch.linspace(-1, 1, 6, dtype=torch.float64)
+    recorder.on_start(start)
+    recorder.on_round(round_record(1, x, failures=1, recovery_bytes=7))
+    assert len(read_history(path)) == 2  # nothing is held back until the end
+    recorder.on_end()
+
+    first, second = read_history(path)
+    assert list(first) == [
+        "round",
+        "outer_round",
+        "loss",
+        "grad_norm_sq",
+        "gap",
+        "accuracy",
+        "uplink_bytes",
+        "downlink_bytes",
+        "recovery_bytes",
+        "cost",
+        "participants",
+        "failures",
+        "seconds",
+    ]
+    assert (first["round"], first["uplink_bytes"], first["cost"]) == (0, 0, 0)
+    values, gradients = problem.objectives.value_and_gradient(x)
+    assert second["loss"] == pytest.approx(float(values.mean()), rel=1e-14)
+    assert second["grad_norm_sq"] == pytest.approx(
+        float(gradients.mean(0).square().sum()), rel=1e-13
+    )
+    assert second["gap"] == second["loss"] - 0.5
+    assert (second["uplink_bytes"], second["recovery_bytes"], second["failures"]) == (100, 7, 1)
+    assert second["cost"] == 5
+    assert "accuracy" not in second
+
+
+def test_accuracy_is_measured_at_its_interval_and_at_both_ends(libsvm_file):
+    recorder, problem = recorder_of(libsvm_file, rounds=5, accuracy_every=2)
+    measured = []
+    recorder.on_start(problem.start_point)
+    for number in range(1, 6):
+        recorder.on_round(round_record(number, problem.start_point))
+        if "accuracy" in recorder.last:
+            measured.append(number)
+    assert measured == [2, 4, 5]
+
+
+def test_regularised_loss_and_prox_gradient_mapping(libsvm_file):
+    recorder, problem = recorder_of(libsvm_file, prox="l1:0.05")
+    x = torch.linspace(-1, 1, 6, dtype=torch.float64)
+    recorder.on_start(x)
+    values, gradients = problem.objectives.value_and_gradient(x)
+    assert recorder.last["loss"] == pytest.approx(float(values.mean() + 0.05 * x.abs().sum()))
+    step = 1 / problem.smoothness.L
+    moved = x - step * gradients.mean(0)
+    target = moved.sign() * (moved.abs() - 0.05 * step).clamp(min=0)
+    assert recorder.last["grad_norm_sq"] == pytest.approx(
+        float(((x - target) / step).square().sum())
+    )
+
+
+def test_mapping_vanishes_at_the_minimiser(libsvm_file):
+    recorder, problem = recorder_of(libsvm_file, prox="l1:0.05")
+    recorder.on_start(problem.solution.x)
+    assert recorder.last["grad_norm_sq"] < 1e-18
+
+
+def test_divergence_keeps_its_record(libsvm_file, tmp_path):
+    path = tmp_path / "history.jsonl"
+    recorder, problem = recorder_of(libsvm_file, path)
+    recorder.on_start(problem.start_point)
+    recorder.on_round(round_record(1, torch.full((6,), 1e3, dtype=torch.float64)))
+    with pytest.raises(Diverged, match="round 2") as caught:
+        recorder.on_round(round_record(2, torch.full((6,), 1e4, dtype=torch.float64)))
+    assert caught.value.round == 2
+    assert read_history(path)[-1]["round"] == 2
+
+
+def test_what_is_not_finite_is_absent(libsvm_file, tmp_path):
+    path = tmp_path / "history.jsonl"
+    recorder, problem = recorder_of(libsvm_file, path, fstar=0.0)
+    recorder.on_start(problem.start_point)
+    with pytest.raises(Diverged):
+        recorder.on_round(round_record(1, torch.full((6,), 1e200, dtype=torch.float64)))
+    last = json.loads(path.read_text().splitlines()[-1], parse_constant=pytest.fail)
+    assert "loss" not in last
+    assert "gap" not in last
+    assert last["uplink_bytes"] == 100
+
+
+def test_a_start_outside_the_domain_of_r_is_no_divergence(libsvm_file):
+    recorder, problem = recorder_of(libsvm_file, prox="box:1", x0="normal:loc=10")
+    recorder.on_start(problem.start_point)
+    assert "loss" not in recorder.last
+    assert recorder.on_round(round_record(1, torch.ones(6, dtype=torch.float64))) is False
+
+
+def test_targets_stop_the_run(libsvm_file):
+    recorder, problem = recorder_of(libsvm_file, target_gap=1e-3)
+    solution = problem.solution
+    recorder, _ = recorder_of(libsvm_file, target_gap=1e-3, fstar=solution.value)
+    recorder.on_start(problem.start_point)
+    assert recorder.on_round(round_record(1, 0.5 * solution.x)) is False
+    assert recorder.on_round(round_record(2, solution.x)) is True
+    assert recorder.reached["target-gap"]["round"] == 2
+
+
+def test_accuracy_target(libsvm_file):
+    recorder, problem = recorder_of(libsvm_file, target_accuracy=0.6)
+    recorder.on_start(problem.start_point)
+    better = problem.solution.x
+    assert problem.accuracy(better) >= 0.6
+    assert recorder.on_round(round_record(1, better)) is True
+    assert recorder.reached["target-accuracy"]["accuracy"] == problem.accuracy(better)
+
+
+def test_observers_see_records_and_may_stop(libsvm_file):
+    seen = []
+
+    def observe(record):
+        seen.append(record["round"])
+        return record["round"] == 1
+
+    recorder, problem = recorder_of(libsvm_file, observers=[observe])
+    recorder.on_start(problem.start_point)
+    assert recorder.on_round(round_record(1, problem.start_point)) is True
+    assert seen == [0, 1]
+
+
+def test_reading_a_history_cut_short(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"round": 0, "loss": 1.0}\n{"round": 1, "lo')
+    assert [record["round"] for record in read_history(path)] == [0]
+    path.write_text('{"round": 0}\nnonsense\n{"round": 2}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        read_history(path)
