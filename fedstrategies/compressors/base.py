@@ -63,16 +63,11 @@ class Constants:
         return self.eta == 0.0
 
     @property
-    def contraction(self) -> float:
-        """``a = 1 - (eta^2 + omega)``, so that ``E||C(x) - x||^2 <= (1 - a) ||x||^2``.
-
-        Not positive: no contraction. Compositions may contract more than that, see `error`.
-        """
-        return 1.0 - (self.eta**2 + self.omega)
-
-    @property
     def error(self) -> float:
-        """sup E||C(x) - x||^2 / ||x||^2, at most ``eta^2 + omega``."""
+        """sup E||C(x) - x||^2 / ||x||^2, at most ``eta^2 + omega``.
+
+        Below 1 the operator is contractive, with ``a = 1 - error``.
+        """
         bound = self.eta**2 + self.omega
         return bound if self.residual is None else min(bound, self.residual)
 

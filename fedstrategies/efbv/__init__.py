@@ -1,9 +1,18 @@
-"""EF-BV and its corners EF21, DIANA and gradient descent."""
+"""EF-BV and its corners EF21, DIANA and gradient descent.
 
-from fedstrategies.efbv.algorithm import ClientRule, ServerState, Upload, server_step
-from fedstrategies.efbv.client import EFBVClient
-from fedstrategies.efbv.strategy import DIANA, EF21, EFBV, GradientDescent
-from fedstrategies.efbv.theory import Theory
+Names are imported when first used, so that the mathematics can be had without Flower.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedstrategies.efbv.algorithm import ClientRule, ServerState, Upload, server_step
+    from fedstrategies.efbv.client import EFBVClient
+    from fedstrategies.efbv.strategy import DIANA, EF21, EFBV, GradientDescent
+    from fedstrategies.efbv.theory import Theory
 
 __all__ = [
     "DIANA",
@@ -17,3 +26,17 @@ __all__ = [
     "Upload",
     "server_step",
 ]
+
+_HOMES = {
+    "algorithm": ("ClientRule", "ServerState", "Upload", "server_step"),
+    "client": ("EFBVClient",),
+    "strategy": ("DIANA", "EF21", "EFBV", "GradientDescent"),
+    "theory": ("Theory",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)

@@ -7,7 +7,7 @@ dissertation arXiv 2509.08233. The participation rules are derived in docs/algor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, sqrt
 
 from fedstrategies.compressors import Constants, GroupConstants
@@ -74,7 +74,8 @@ def efbv(
     """EF-BV: ``lambda* = min(1, (1-eta)/((1-eta)^2 + omega))``, nu* the same of omega_av.
 
     Under participation of m of n the operator is C_i = (n/m) 1_{i in S} C, unless the rule of
-    `ef21` (unscaled messages, contraction factor 1 - (m/n) a) allows a larger step.
+    `ef21` (unscaled messages, contraction factor 1 - (m/n) a) allows a larger step. For a
+    contractive composition lambda = 1 is tried too: its error can be below eta^2 + omega.
 
     Parameters
     ----------
@@ -97,22 +98,37 @@ def efbv(
     m = clients if cohort is None else cohort
     group = operator.group(clients, cohort=m)
     scale = clients / m
-    chosen_lam = _optimal(group.eta, group.omega) if lam is None else _in_range("lambda", lam)
     chosen_nu = _optimal(group.eta, group.omega_av) if nu is None else _in_range("nu", nu)
-    scaled = _assemble(
-        group,
-        smoothness,
-        lam=chosen_lam,
-        nu=chosen_nu,
-        memory_step=chosen_lam * scale,
-        gradient_step=chosen_nu * scale,
-        regularised=regularised,
-    )
-    if m == clients or lam is not None or nu is not None:
-        return _require_step(scaled, "EF-BV")
-    mu = _optimal(operator.eta, operator.omega)
-    unscaled = _participants_only(operator, smoothness, clients, m, mu, regularised)
-    return _require_step(max(scaled, unscaled, key=lambda theory: theory.gamma), "EF-BV")
+
+    def scaled(chosen_lam: float) -> Theory:
+        return _assemble(
+            group,
+            smoothness,
+            lam=chosen_lam,
+            nu=chosen_nu,
+            memory_step=chosen_lam * scale,
+            gradient_step=chosen_nu * scale,
+            r=_memory_factor(operator, chosen_lam) if m == clients else None,
+            # An average of errors is at most as large as they are.
+            r_av=min(_factor(group.eta, group.omega_av, 1.0), operator.error)
+            if m == clients and chosen_nu == 1
+            else None,
+            regularised=regularised,
+        )
+
+    if lam is not None:
+        return _require_step(scaled(_in_range("lambda", lam)), "EF-BV")
+    choices = [scaled(_optimal(group.eta, group.omega))]
+    contractive = operator.error < 1
+    if m == clients and contractive:
+        choices.append(scaled(1.0))
+    if m < clients and nu is None:
+        scalings = {_optimal(operator.eta, operator.omega), *([1.0] if contractive else [])}
+        choices.extend(
+            _participants_only(operator, smoothness, clients, m, mu, regularised)
+            for mu in sorted(scalings)
+        )
+    return _require_step(max(choices, key=lambda theory: theory.gamma), "EF-BV")
 
 
 def ef21(
@@ -128,19 +144,22 @@ def ef21(
     With m of n participants their messages are added unscaled (EF21-PP), which is
     lambda = nu = m/n on the scaled operator, with ``r = r_av = 1 - (m/n) a``.
     """
-    mu = 1.0 if operator.contraction > 0 else _optimal(operator.eta, operator.omega)
+    mu = 1.0 if operator.error < 1 else _optimal(operator.eta, operator.omega)
     m = clients if cohort is None else cohort
     if m < clients:
         return _participants_only(operator, smoothness, clients, m, mu, regularised)
-    # The group's averaging gain is EF-BV's discovery: EF21's analysis has r_av = r.
-    alone = GroupConstants(eta=operator.eta, omega=operator.omega, omega_av=operator.omega)
+    group = operator.group(clients)
+    # That averaging reduces the variance is EF-BV's gain: EF21's analysis has r_av = r.
+    factor = _memory_factor(operator, mu)
     theory = _assemble(
-        alone,
+        group,
         smoothness,
         lam=mu,
         nu=mu,
         memory_step=mu,
         gradient_step=mu,
+        r=factor,
+        r_av=factor,
         regularised=regularised,
     )
     return _require_step(theory, "EF21")
@@ -179,7 +198,7 @@ def diana(
         regularised=False,
     )
     gamma = 1 / (smoothness.L_max * (1 + 6 * group.omega_av))
-    return _replace_gamma(theory, gamma)
+    return replace(theory, gamma=gamma)
 
 
 def gradient_descent(
@@ -199,7 +218,7 @@ def gradient_descent(
     theory = _assemble(
         group, smoothness, lam=1.0, nu=1.0, memory_step=1.0, gradient_step=1.0, regularised=False
     )
-    return _replace_gamma(theory, 1 / smoothness.L)
+    return replace(theory, gamma=1 / smoothness.L)
 
 
 def _optimal(eta: float, omega: float) -> float:
@@ -208,6 +227,12 @@ def _optimal(eta: float, omega: float) -> float:
 
 def _factor(eta: float, omega: float, scaling: float) -> float:
     return (1 - scaling + scaling * eta) ** 2 + scaling**2 * omega
+
+
+def _memory_factor(operator: Constants, scaling: float) -> float:
+    """r(lambda) when everyone takes part; at lambda = 1 it is the operator's own error."""
+    bound = _factor(operator.eta, operator.omega, scaling)
+    return min(bound, operator.error) if scaling == 1 else bound
 
 
 def _in_range(name: str, value: float) -> float:
@@ -226,9 +251,9 @@ def _participants_only(
 ) -> Theory:
     """Unscaled mu C(.) from the participants alone: contraction factor 1 - (m/n)(1 - r(mu))."""
     share = cohort / clients
-    factor = 1 - share * (1 - _factor(operator.eta, operator.omega, mu))
+    factor = 1 - share * (1 - _memory_factor(operator, mu))
     group = operator.group(clients, cohort=cohort)
-    return _finish(
+    return _assemble(
         group,
         smoothness,
         lam=mu * share,
@@ -249,33 +274,12 @@ def _assemble(
     nu: float,
     memory_step: float,
     gradient_step: float,
+    r: float | None = None,
+    r_av: float | None = None,
     regularised: bool,
 ) -> Theory:
-    return _finish(
-        group,
-        smoothness,
-        lam=lam,
-        nu=nu,
-        memory_step=memory_step,
-        gradient_step=gradient_step,
-        r=_factor(group.eta, group.omega, lam),
-        r_av=_factor(group.eta, group.omega_av, nu),
-        regularised=regularised,
-    )
-
-
-def _finish(
-    group: GroupConstants,
-    smoothness: Smoothness,
-    *,
-    lam: float,
-    nu: float,
-    memory_step: float,
-    gradient_step: float,
-    r: float,
-    r_av: float,
-    regularised: bool,
-) -> Theory:
+    r = _factor(group.eta, group.omega, lam) if r is None else r
+    r_av = _factor(group.eta, group.omega_av, nu) if r_av is None else r_av
     # q = s* sqrt(r) written so that it is exact at r = 0 (s* infinite) and stable at r -> 1.
     q = ((1 - r) / 2) / (sqrt((1 + r) / 2) + sqrt(r)) if r < 1 else 0.0
     coupling = smoothness.L_tilde * sqrt(r_av) / q if q > 0 else inf
@@ -303,9 +307,3 @@ def _require_step(theory: Theory, method: str) -> Theory:
             f"lambda = {theory.lam:.6g}; choose a smaller lambda or a finer compressor"
         )
     return theory
-
-
-def _replace_gamma(theory: Theory, gamma: float) -> Theory:
-    from dataclasses import replace
-
-    return replace(theory, gamma=gamma)

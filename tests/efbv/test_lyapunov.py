@@ -46,9 +46,7 @@ def test_mean_lyapunov_function_is_under_its_envelope(compressor: Compressor, co
     first, gradients = evaluate()
     for t in range(1, ROUNDS + 1):
         chosen = [sampling.draw(N, seed=seed, round=t) for seed in range(SEEDS)]
-        keys = torch.cat(
-            [client_keys(s, t, ids, Purpose.CLIENT) for s, ids in enumerate(chosen)]
-        )
+        keys = torch.cat([client_keys(s, t, ids, Purpose.CLIENT) for s, ids in enumerate(chosen)])
         rows = torch.cat([seed * N + ids for seed, ids in enumerate(chosen)])
         payload = compressor.compress(gradients[rows] - shifts[rows], keys)
         rule.commit_({"h": shifts}, payload, clients=rows)

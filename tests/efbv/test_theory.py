@@ -2,7 +2,14 @@ import math
 
 import pytest
 
-from fedstrategies.compressors import CompK, Constants, Identity, RandK, TopK
+from fedstrategies.compressors import (
+    CompK,
+    Constants,
+    Identity,
+    RandK,
+    TopK,
+    parse_compressor,
+)
 from fedstrategies.efbv import theory
 from fedstrategies.objectives import Smoothness
 
@@ -68,6 +75,18 @@ def test_ef21_under_participation_is_ef21_pp() -> None:
     found = theory.ef21(top, REFERENCE, clients=20, cohort=5)
     assert found.memory_step == found.gradient_step == 1.0
     assert found.r == pytest.approx(1 - 0.25 * 5 / 112, rel=1e-12)
+
+
+def test_a_contractive_composition_uses_its_own_error() -> None:
+    # top-k then natural: eta^2 + omega exceeds 1, yet E||C(x)-x||^2 <= (1 - (7/8) k/d)||x||^2.
+    operator = parse_compressor("top-k:k=5+natural").constants(112)
+    assert operator.error == pytest.approx(1 - 7 / 8 * 5 / 112, rel=1e-12)
+    found = theory.ef21(operator, REFERENCE, clients=20)
+    assert (found.lam, found.r) == (1.0, operator.error)
+    efbv = theory.efbv(operator, REFERENCE, clients=20)
+    assert efbv.gamma >= found.gamma
+    part = theory.efbv(operator, REFERENCE, clients=20, cohort=10)
+    assert part.r == pytest.approx(1 - 0.5 * (1 - operator.error), rel=1e-12)
 
 
 def test_diana() -> None:
