@@ -79,6 +79,7 @@ class CohortGrid(Grid):
             )
             for i in range(num_clients)
         }
+        self.partitions = {node: node - _FIRST_NODE for node in self.contexts}
         self._locks = {node: threading.Lock() for node in self.contexts}
         self._replies: dict[str, Message] = {}
         self._objective: LastPoint | None = None

@@ -180,8 +180,9 @@ class MessageRound(Attempt):
             if partition is None:
                 continue  # nobody asked this node in this attempt
             if reply.has_error():
-                causes[partition] = f"the client raised: {reply.error.reason}"
-                self._faulty[partition] = reply.error.reason
+                reason = reply.error.reason or "no reason given"
+                causes[partition] = f"the client raised: {reason}"
+                self._faulty[partition] = reason
                 continue
             try:
                 tag, payload = self._read(reply.content, partition, kinds[partition])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -24,8 +24,12 @@ PartitionQuery = Callable[[Grid, list[int]], dict[int, int | None]]
 def query_partitions(grid: Grid, node_ids: list[int]) -> dict[int, int | None]:
     """Ask nodes for their ``partition-id``; None where a node answers but does not know.
 
-    Nodes that do not answer within a minute are left out and asked again later.
+    Nodes that do not answer within a minute are left out and asked again later. A grid that
+    knows the answers (``partitions``: node id -> partition id) saves the question.
     """
+    known: Mapping[int, int] | None = getattr(grid, "partitions", None)
+    if known is not None:
+        return {node: known[node] for node in node_ids}
     messages = [
         Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in node_ids
     ]
