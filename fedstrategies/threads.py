@@ -7,11 +7,11 @@ of threads, so its bits depend on the machine. One thread per worker avoids both
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 
-import numpy  # noqa: F401  (its BLAS must be loaded before the pools are looked for)
 import torch
 from threadpoolctl import ThreadpoolController
 
@@ -22,12 +22,13 @@ __all__ = ["single_threaded"]
 def single_threaded() -> Iterator[None]:
     """Run the body with one thread in torch and in every BLAS and OpenMP pool.
 
-    The pools are looked for once per process (milliseconds), set when the context is entered,
+    The pools are looked for when modules were imported since the last time (libraries come with
+    them; looking takes milliseconds), set when the context is entered,
     and set back on leaving, also after an exception. The setting belongs to the process: other
     Python threads see it too.
     """
     threads_before = torch.get_num_threads()
-    with _pools().limit(limits=1):
+    with _pools(len(sys.modules)).limit(limits=1):
         torch.set_num_threads(1)
         try:
             yield
@@ -35,6 +36,6 @@ def single_threaded() -> Iterator[None]:
             torch.set_num_threads(threads_before)
 
 
-@cache
-def _pools() -> ThreadpoolController:
+@lru_cache(maxsize=1)
+def _pools(imported_modules: int) -> ThreadpoolController:
     return ThreadpoolController()
