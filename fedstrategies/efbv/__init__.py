@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fedstrategies.efbv.algorithm import ClientRule, ServerState, Upload, server_step
     from fedstrategies.efbv.client import EFBVClient
+    from fedstrategies.efbv.constants import Theory
     from fedstrategies.efbv.strategy import DIANA, EF21, EFBV, GradientDescent
-    from fedstrategies.efbv.theory import Theory
 
 __all__ = [
     "DIANA",
@@ -31,7 +31,7 @@ _HOMES = {
     "algorithm": ("ClientRule", "ServerState", "Upload", "server_step"),
     "client": ("EFBVClient",),
     "strategy": ("DIANA", "EF21", "EFBV", "GradientDescent"),
-    "theory": ("Theory",),
+    "constants": ("Theory",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

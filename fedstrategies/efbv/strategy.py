@@ -13,15 +13,14 @@ from torch import Tensor
 from fedstrategies.compressors import Compressor, Constants, Identity
 from fedstrategies.efbv import theory as analysis
 from fedstrategies.efbv.algorithm import ClientRule, ServerState, Upload, server_step
-from fedstrategies.efbv.theory import Theory
+from fedstrategies.efbv.constants import Theory
+from fedstrategies.efbv.stepsize import parse_stepsize
 from fedstrategies.flower import Assignment, BaseStrategy, Delivery
 from fedstrategies.objectives import NoProx, Prox, Smoothness
 
-__all__ = ["DIANA", "EF21", "EFBV", "GradientDescent", "resolve_stepsize"]
+__all__ = ["DIANA", "EF21", "EFBV", "GradientDescent"]
 
 logger = logging.getLogger("flwr")
-
-Stepsize = float | str | None
 
 
 class EFBV(BaseStrategy):
@@ -64,7 +63,7 @@ class EFBV(BaseStrategy):
         *,
         compressor: Compressor,
         smoothness: Smoothness | None = None,
-        stepsize: Stepsize = None,
+        stepsize: float | str | None = None,
         lam: float | None = None,
         nu: float | None = None,
         prox: Prox | None = None,
@@ -73,8 +72,11 @@ class EFBV(BaseStrategy):
     ) -> None:
         if shift_init not in ("zero", "gradient"):
             raise ValueError(f"shift_init = {shift_init!r} is neither 'zero' nor 'gradient'")
-        resolve_stepsize(stepsize, 1.0)  # refuse nonsense here rather than in the first round
-        if smoothness is None and not isinstance(stepsize, int | float):
+        try:
+            self._factor, self._relative = parse_stepsize(stepsize)
+        except ValueError as error:
+            raise ValueError(f"stepsize: {error}") from None
+        if smoothness is None and self._relative:
             raise ValueError(
                 "the theory's step size needs smoothness=Smoothness(...) (L and L_tilde of the "
                 "f_i); give it, or a number as stepsize"
@@ -82,7 +84,6 @@ class EFBV(BaseStrategy):
         super().__init__(**base)
         self.compressor = compressor
         self.smoothness = smoothness
-        self.stepsize = stepsize
         self.lam = lam
         self.nu = nu
         self.prox = NoProx() if prox is None else prox
@@ -125,7 +126,7 @@ class EFBV(BaseStrategy):
         # Without L only lambda and nu come from the theory; they do not depend on it.
         unit = Smoothness(L=1.0, L_tilde=1.0, L_max=1.0, mu=0.0)
         self._theory = self.analyse(operator, self.smoothness or unit)
-        self._gamma = resolve_stepsize(self.stepsize, self._theory.gamma)
+        self._gamma = self._factor * self._theory.gamma if self._relative else self._factor
         self._h = torch.zeros_like(x)
 
     def plan(self, round: int) -> list[Assignment]:
@@ -246,31 +247,6 @@ class GradientDescent(EFBV):
         return analysis.gradient_descent(
             operator, smoothness, clients=self.clients, cohort=self.cohort_size
         )
-
-
-def resolve_stepsize(setting: Stepsize, theory: float) -> float:
-    """gamma from ``None``/``"theory"``, ``"theory*4"`` or a number.
-
-    Raises
-    ------
-    ValueError
-        If the setting is none of these, or not positive.
-    """
-    if setting is None:
-        return theory
-    if isinstance(setting, str):
-        head, _, factor = setting.partition("*")
-        try:
-            value = theory * float(factor or 1) if head.strip() == "theory" else float(setting)
-        except ValueError:
-            raise ValueError(
-                f"stepsize {setting!r} is neither a number nor 'theory' nor 'theory*FACTOR'"
-            ) from None
-    else:
-        value = float(setting)
-    if not 0 < value < float("inf"):
-        raise ValueError(f"stepsize {setting!r} is not a positive number")
-    return value
 
 
 def _refuse(settings: dict[str, Any], names: tuple[str, ...], reason: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from math import isfinite
 
+from fedstrategies.efbv import stepsize as efbv_stepsize
 from fedstrategies.experiment.options import ConfigError
 
 __all__ = ["parse_numbers", "parse_smoothness", "parse_start_point", "parse_stepsize"]
@@ -41,19 +41,10 @@ def parse_stepsize(stepsize: str | float) -> tuple[float, bool]:
     ConfigError
         If it is none of these, or not positive and finite.
     """
-    if not isinstance(stepsize, str):
-        value, relative = stepsize, False
-    else:
-        written = re.fullmatch(r"theory(?:\*(?P<factor>[0-9.eE+-]+))?", stepsize.replace(" ", ""))
-        if written is None:
-            raise ConfigError(f"stepsize: {stepsize!r} is not theory, theory*4 or a number")
-        try:
-            value, relative = float(written["factor"] or 1), True
-        except ValueError:
-            raise ConfigError(f"stepsize: {stepsize!r} is not theory times a number") from None
-    if not (isfinite(value) and value > 0):
-        raise ConfigError(f"stepsize: {stepsize} is not positive and finite")
-    return value, relative
+    try:
+        return efbv_stepsize.parse_stepsize(stepsize)
+    except ValueError as error:
+        raise ConfigError(f"stepsize: {error}") from None
 
 
 def parse_smoothness(text: str) -> dict[str, float]:

@@ -14,14 +14,8 @@ from flwr.client import NumPyClient
 from torch import Tensor
 
 from fedstrategies.flower.contract import ClientRule
-from fedstrategies.flower.receipts import (
-    Decision,
-    MemoryCommand,
-    Receipts,
-    Request,
-    Response,
-    Status,
-)
+from fedstrategies.flower.control import MemoryCommand, Request, Response, Status
+from fedstrategies.flower.receipts import Decision, Receipts
 from fedstrategies.flower.records import (
     CONTROL,
     blob_of,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from fedstrategies.flower.receipts import MemoryCommand, Response, Status, Tag
+from fedstrategies.flower.control import MemoryCommand, Response, Status, Tag
 
 __all__ = ["Ledger", "Rejected"]
 

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
-from fedstrategies.flower.attempt import BatchedRound
+from fedstrategies.flower.batched_round import BatchedRound
 from fedstrategies.flower.contract import BatchingGrid, Callback, CohortSession, RoundRecord
 
 if TYPE_CHECKING:

@@ -10,120 +10,45 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
-from fedstrategies.flower.attempt import Attempt, BatchedRound, MessageRound, participants
+from fedstrategies.flower.attempt import Attempt
+from fedstrategies.flower.batched_round import BatchedRound
 from fedstrategies.flower.contract import Assignment, Callback, Delivery
 from fedstrategies.flower.counters import ByteCounters
 from fedstrategies.flower.errors import Diverged
+from fedstrategies.flower.evaluation import evaluation_messages, evaluation_metrics
 from fedstrategies.flower.ledger import Ledger
 from fedstrategies.flower.loop import drive
-from fedstrategies.flower.metrics import MetricsAggregator, aggregate_metrics, weighted_mean
+from fedstrategies.flower.message_round import MessageRound
+from fedstrategies.flower.metrics import aggregate_metrics
 from fedstrategies.flower.nodes import NodeDirectory
-from fedstrategies.flower.records import raw_array, tensor_of, to_arrays
+from fedstrategies.flower.records import tensor_of, to_arrays
+from fedstrategies.flower.settings import StrategySettings
 from fedstrategies.layout import Layout
-from fedstrategies.sampling import FullParticipation, NiceSampling, Sampling
-from fedstrategies.wire import encode_vector
 
 __all__ = ["BaseStrategy"]
 
 logger = logging.getLogger("flwr")
 
 
-class BaseStrategy(Strategy):
+class BaseStrategy(StrategySettings, Strategy):
     """Base of this suite's strategies.
 
     Parameters
     ----------
-    sampling : Sampling or None
-        Law of the cohorts; None: from ``fraction_train``.
-    num_clients : int or None
-        n. None: the nodes connected when the first round begins, after waiting for
-        ``min_available_nodes``; n then stays fixed.
-    seed : int
-        Seed of every draw.
-    trainable : str
-        Glob of the entries of the initial arrays that are trained; the rest is carried along.
-    memory_budget : int
-        Bytes the server may spend on its copy of the clients' memories (n d floats). Above it,
-        a lost memory is recovered by resetting all memories instead of by a dense download.
-    on_failure : {"continue", "redo"}
-        A client whose reply does not come counts as silent this round, or the round is redone.
-    fraction_train, min_train_nodes : float, int
-        As upstream: cohort size ``max(int(n fraction_train), min_train_nodes)``.
-    fraction_evaluate, min_evaluate_nodes : float, int
-        As upstream, for evaluation on clients; 0 skips it.
-    min_available_nodes : int
-        As upstream; unused if ``num_clients`` is given, which is then waited for.
-    weighted_by_key : str
-        As upstream, but for metrics only: the model is the plain mean over clients, since the
-        method's memory identity h = mean h_i fixes the weights.
-    arrayrecord_key, configrecord_key : str
-        As upstream: names of the records in messages.
-    train_metrics_aggr_fn, evaluate_metrics_aggr_fn : callable or None
-        As upstream: (list of RecordDict, weight key) -> MetricRecord.
-
-    Raises
-    ------
-    ValueError
-        For a fraction outside [0, 1], or both ``sampling`` and ``fraction_train``.
+    **settings
+        See `StrategySettings`.
     """
 
-    tolerates_missing: ClassVar[bool] = True
-    """Whether a round may go on without some of its clients."""
-
-    def __init__(
-        self,
-        *,
-        sampling: Sampling | None = None,
-        num_clients: int | None = None,
-        seed: int = 0,
-        trainable: str = "*",
-        memory_budget: int = 4 << 30,
-        on_failure: Literal["continue", "redo"] = "continue",
-        fraction_train: float = 1.0,
-        fraction_evaluate: float = 1.0,
-        min_train_nodes: int = 2,
-        min_evaluate_nodes: int = 2,
-        min_available_nodes: int = 2,
-        weighted_by_key: str = "num-examples",
-        arrayrecord_key: str = "arrays",
-        configrecord_key: str = "config",
-        train_metrics_aggr_fn: MetricsAggregator | None = None,
-        evaluate_metrics_aggr_fn: MetricsAggregator | None = None,
-    ) -> None:
-        if not 0 < fraction_train <= 1 or not 0 <= fraction_evaluate <= 1:
-            raise ValueError(
-                f"fraction_train = {fraction_train} must be in (0, 1] and fraction_evaluate = "
-                f"{fraction_evaluate} in [0, 1]"
-            )
-        if sampling is not None and fraction_train != 1.0:
-            raise ValueError("give sampling or fraction_train, not both")
-        if on_failure not in ("continue", "redo"):
-            raise ValueError(f"on_failure = {on_failure!r} is neither 'continue' nor 'redo'")
-        self.sampling = sampling
-        self.num_clients = num_clients
-        self.seed = seed
-        self.trainable = trainable
-        self.memory_budget = memory_budget
-        self.on_failure = on_failure if self.tolerates_missing else "redo"
-        self.fraction_train = fraction_train
-        self.fraction_evaluate = fraction_evaluate
-        self.min_train_nodes = min_train_nodes
-        self.min_evaluate_nodes = min_evaluate_nodes
-        self.min_available_nodes = min_available_nodes
-        self.weighted_by_key = weighted_by_key
-        self.arrayrecord_key = arrayrecord_key
-        self.configrecord_key = configrecord_key
-        self.train_metrics_aggr_fn = train_metrics_aggr_fn or weighted_mean
-        self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn or weighted_mean
-
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self.bytes = ByteCounters()
         self.nodes = NodeDirectory()
         self.round = 0
@@ -191,18 +116,12 @@ class BaseStrategy(Strategy):
 
     def cohort(self, round: int) -> Tensor:
         """Partition indices of a round's cohort: int64, ascending."""
-        return self._sampling().draw(self.clients, seed=self.seed, round=round)
+        return self.sampling_of(self.clients).draw(self.clients, seed=self.seed, round=round)
 
     @property
     def cohort_size(self) -> int:
         """m."""
-        return self._sampling().size(self.clients)
-
-    def _sampling(self) -> Sampling:
-        if self.sampling is not None:
-            return self.sampling
-        size = min(max(int(self.clients * self.fraction_train), self.min_train_nodes), self.clients)
-        return FullParticipation() if size == self.clients else NiceSampling(cohort_size=size)
+        return self.sampling_of(self.clients).size(self.clients)
 
     # ---------------------------------------------------------------- set-up
 
@@ -305,7 +224,7 @@ class BaseStrategy(Strategy):
         attempt.record_receipts()
         self._x, self._arrays = x, None
         self.round = attempt.round
-        self.participants = participants(deliveries)
+        self.participants = sum(len(delivery.partition_ids) for delivery in deliveries)
         return True
 
     def _reset(self) -> None:
@@ -321,45 +240,13 @@ class BaseStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask a (seeded) sample of the nodes to evaluate the model."""
-        if self.fraction_evaluate == 0.0 or self._x is None:
-            return []
-        nodes = self.nodes.refresh(grid)
-        wanted = max(int(len(nodes) * self.fraction_evaluate), self.min_evaluate_nodes)
-        size = min(wanted, len(nodes))
-        if size == 0:
-            return []
-        chosen = NiceSampling(cohort_size=size).draw(
-            len(nodes), seed=self.seed, round=-server_round
-        )
-        record = RecordDict(
-            {
-                self.arrayrecord_key: ArrayRecord({"x": raw_array(encode_vector(self.x))}),
-                self.configrecord_key: ConfigRecord({**config, "server-round": server_round}),
-            }
-        )
-        present = sorted(nodes)
-        return [
-            Message(record, dst_node_id=nodes[present[i]], message_type=MessageType.EVALUATE)
-            for i in chosen.tolist()
-        ]
+        return evaluation_messages(self, server_round, config, grid)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Aggregate the metrics in partition order; failed replies are named and left out."""
-        contents = []
-        for reply in sorted(replies, key=self.nodes.index_of):
-            if reply.has_error():
-                logger.warning(
-                    "evaluation on node %d failed: %s",
-                    reply.metadata.src_node_id,
-                    reply.error.reason,
-                )
-            else:
-                contents.append(reply.content)
-        if not contents:
-            return None
-        return aggregate_metrics(contents, self.evaluate_metrics_aggr_fn, self.weighted_by_key)
+        return evaluation_metrics(self, replies)
 
     def start(
         self,

@@ -7,18 +7,17 @@ import zlib
 import pytest
 import torch
 
-from fedstrategies.flower.errors import ProtocolError
-from fedstrategies.flower.ledger import Ledger, Rejected
-from fedstrategies.flower.receipts import (
+from fedstrategies.flower.control import (
     ORIGIN,
-    Decision,
     MemoryCommand,
-    Receipts,
     Request,
     Response,
     Status,
     Tag,
 )
+from fedstrategies.flower.errors import ProtocolError
+from fedstrategies.flower.ledger import Ledger, Rejected
+from fedstrategies.flower.receipts import Decision, Receipts
 
 
 def request(sequence: int, ack: Tag = ORIGIN, **more: object) -> Request:

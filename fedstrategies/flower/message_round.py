@@ -1,0 +1,193 @@
+"""An attempt over Flower messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+
+from fedstrategies.compressors import Payload
+from fedstrategies.flower.attempt import Attempt
+from fedstrategies.flower.contract import Assignment, Delivery
+from fedstrategies.flower.control import MemoryCommand, Request, Response, Status, Tag
+from fedstrategies.flower.ledger import Rejected
+from fedstrategies.flower.records import CONTROL, blob_of, raw_array, single_config
+from fedstrategies.wire import decode, encode_vector
+
+if TYPE_CHECKING:
+    from fedstrategies.flower.strategy import BaseStrategy
+
+__all__ = ["MessageRound"]
+
+
+class MessageRound(Attempt):
+    """An attempt over Flower messages.
+
+    Attributes
+    ----------
+    contents : list of RecordDict
+        Replies that are used, in partition order.
+    """
+
+    def __init__(self, strategy: BaseStrategy, round: int) -> None:
+        super().__init__(strategy, round)
+        strategy.ledger.open_attempt([int(p) for a in self.plan for p in a.partition_ids])
+        self.contents: list[RecordDict] = []
+        self._partition_at: dict[int, int] = {}
+        self._tags: dict[int, Tag] = {}
+
+    def messages(
+        self, nodes: dict[int, int], config: ConfigRecord, server_round: int
+    ) -> list[Message]:
+        """One message for each client of the cohort that is connected."""
+        blob = encode_vector(self.strategy.x)
+        model = raw_array(blob)
+        shared = ArrayRecord({"0": model})
+        user = {**config, "server-round": server_round}
+        counters = self.strategy.bytes
+        messages = []
+        for assignment in self.plan:
+            keys = self.keys(assignment).tolist()
+            for partition, key in zip(assignment.partition_ids.tolist(), keys, strict=True):
+                node = nodes.get(partition)
+                if node is None:
+                    self.failures.append(f"partition {partition}: not connected")
+                    self.strategy.ledger.close(partition)
+                    continue
+                request, recovery = self._with_recovery(
+                    self.request(assignment, partition, key), partition
+                )
+                control = request.to_bytes()
+                extra = [*recovery, *self._settlement(assignment, partition)]
+                arrays = (
+                    ArrayRecord({str(i): a for i, a in enumerate([model, *map(raw_array, extra)])})
+                    if extra
+                    else shared
+                )
+                counters.recovery += sum(map(len, recovery))
+                counters.downlink += len(blob) + len(control)
+                counters.downlink += sum(map(len, extra[len(recovery) :]))
+                self._partition_at[node] = partition
+                content = RecordDict(
+                    {
+                        self.strategy.arrayrecord_key: arrays,
+                        self.strategy.configrecord_key: ConfigRecord({**user, CONTROL: control}),
+                    }
+                )
+                messages.append(Message(content, dst_node_id=node, message_type=MessageType.TRAIN))
+        return messages
+
+    def _with_recovery(self, request: Request, partition: int) -> tuple[Request, list[bytes]]:
+        command = self.strategy.ledger.recovery(partition)
+        if command is MemoryCommand.KEEP:
+            return request, []
+        blobs = []
+        if command is MemoryCommand.TAKE:
+            assert self.strategy.memory is not None
+            blobs = [encode_vector(value[partition]) for value in self.strategy.memory.values()]
+        return (
+            replace(request, memory=command, settlement=False),
+            blobs,
+        )
+
+    @staticmethod
+    def _settlement(assignment: Assignment, partition: int) -> list[bytes]:
+        vector = assignment.settlements.get(partition)
+        return [] if vector is None else [encode_vector(vector)]
+
+    def collect(self, replies: Iterable[Message]) -> list[Delivery]:
+        """Decode and judge every reply; nothing of the strategy's state changes here."""
+        payloads: dict[int, Payload] = {}
+        contents: dict[int, RecordDict] = {}
+        causes: dict[int, str] = {}
+        x = self.strategy.x
+        kinds = {
+            partition: kind
+            for assignment in self.plan
+            for kind in [assignment.rule.template(len(x), x.dtype).kind]
+            for partition in assignment.partition_ids.tolist()
+        }
+        for reply in replies:
+            partition = self._partition_at.get(reply.metadata.src_node_id)
+            if partition is None:
+                continue  # nobody asked this node in this attempt
+            if reply.has_error():
+                reason = reply.error.reason or "no reason given"
+                causes[partition] = f"the client raised: {reason}"
+                self.faulty[partition] = reason
+                continue
+            try:
+                tag, payload = self._read(reply.content, partition, kinds[partition])
+            except Rejected as error:
+                causes.setdefault(partition, str(error))
+            except ValueError as error:  # WireError, ProtocolError and malformed records
+                cause = f"malformed reply: {error}"
+                causes[partition] = self.faulty[partition] = cause
+            else:
+                self._tags[partition] = tag
+                payloads[partition] = payload
+                contents[partition] = reply.content
+                self.strategy.ledger.close(partition)
+        for node, partition in sorted(self._partition_at.items(), key=lambda item: item[1]):
+            if partition not in payloads:
+                why = causes.get(partition, "no reply")
+                self.failures.append(f"partition {partition} (node {node}): {why}")
+        self.contents = [contents[partition] for partition in sorted(contents)]
+        return [
+            delivery
+            for assignment in self.plan
+            if (delivery := _deliver(assignment, payloads)) is not None
+        ]
+
+    def _read(
+        self, content: RecordDict, partition: int, expected: tuple[object, ...]
+    ) -> tuple[Tag, Payload]:
+        control = single_config(content)[CONTROL]
+        blobs = [
+            blob_of(array).tobytes()
+            for record in content.array_records.values()
+            for array in record.values()
+        ]
+        if not isinstance(control, bytes) or len(blobs) > 1:
+            raise ValueError("expected one control field of bytes and at most one blob")
+        blob = blobs[0] if blobs else b""
+        self.strategy.bytes.uplink += len(blob) + len(control)
+        response = Response.from_bytes(control)
+        try:
+            tag = self.strategy.ledger.judge(partition, response, blob)
+        except Rejected:
+            if response.status is Status.LOST:
+                self._recover(partition, response)
+            raise
+        dimension = len(self.strategy.x)
+        payload = decode(blob, dimension=dimension, name=f"upload of partition {partition}")
+        if payload.kind != expected:
+            raise ValueError(f"upload is of kind {payload.kind}, expected {expected}")
+        return tag, payload
+
+    def _recover(self, partition: int, response: Response) -> None:
+        ledger = self.strategy.ledger
+        if (response.session, response.sequence) != (ledger.session, ledger.sequence):
+            return
+        if self.strategy.memory is None:
+            self.must_reset = True
+        else:
+            ledger.require_recovery(partition, MemoryCommand.TAKE)
+
+    def record_receipts(self) -> None:
+        """Tell the ledger which uploads were used."""
+        self.strategy.ledger.commit(self._tags)
+
+
+def _deliver(assignment: Assignment, payloads: dict[int, Payload]) -> Delivery | None:
+    present = [p for p in assignment.partition_ids.tolist() if p in payloads]
+    if not present:
+        return None
+    return Delivery(
+        assignment=assignment,
+        partition_ids=torch.tensor(present),
+        payload=Payload.stack([payloads[p] for p in present]),
+    )

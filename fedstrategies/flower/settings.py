@@ -1,0 +1,106 @@
+"""The constructor that all strategies share: upstream's names, and ours."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from fedstrategies.flower.metrics import MetricsAggregator, weighted_mean
+from fedstrategies.sampling import FullParticipation, NiceSampling, Sampling
+
+__all__ = ["StrategySettings"]
+
+
+class StrategySettings:
+    """What a user chooses, validated.
+
+    Parameters
+    ----------
+    sampling : Sampling or None
+        Law of the cohorts; None: from ``fraction_train``.
+    num_clients : int or None
+        n. None: the nodes connected when the first round begins, after waiting for
+        ``min_available_nodes``; n then stays fixed.
+    seed : int
+        Seed of every draw.
+    trainable : str
+        Glob of the entries of the initial arrays that are trained; the rest is carried along.
+    memory_budget : int
+        Bytes the server may spend on its copy of the clients' memories (n d floats). Above it,
+        a lost memory is recovered by resetting all memories instead of by a dense download.
+    on_failure : {"continue", "redo"}
+        A client whose reply does not come counts as silent this round, or the round is redone.
+    fraction_train, min_train_nodes : float, int
+        As upstream: cohort size ``max(int(n fraction_train), min_train_nodes)``.
+    fraction_evaluate, min_evaluate_nodes : float, int
+        As upstream, for evaluation on clients; 0 skips it.
+    min_available_nodes : int
+        As upstream; unused if ``num_clients`` is given, which is then waited for.
+    weighted_by_key : str
+        As upstream, but for metrics only: the model is the plain mean over clients, since the
+        method's memory identity h = mean h_i fixes the weights.
+    arrayrecord_key, configrecord_key : str
+        As upstream: names of the records in messages.
+    train_metrics_aggr_fn, evaluate_metrics_aggr_fn : callable or None
+        As upstream: (list of RecordDict, weight key) -> MetricRecord.
+
+    Raises
+    ------
+    ValueError
+        For a fraction outside [0, 1], or both ``sampling`` and ``fraction_train``.
+    """
+
+    tolerates_missing: ClassVar[bool] = True
+    """Whether a round may go on without some of its clients."""
+
+    def __init__(
+        self,
+        *,
+        sampling: Sampling | None = None,
+        num_clients: int | None = None,
+        seed: int = 0,
+        trainable: str = "*",
+        memory_budget: int = 4 << 30,
+        on_failure: Literal["continue", "redo"] = "continue",
+        fraction_train: float = 1.0,
+        fraction_evaluate: float = 1.0,
+        min_train_nodes: int = 2,
+        min_evaluate_nodes: int = 2,
+        min_available_nodes: int = 2,
+        weighted_by_key: str = "num-examples",
+        arrayrecord_key: str = "arrays",
+        configrecord_key: str = "config",
+        train_metrics_aggr_fn: MetricsAggregator | None = None,
+        evaluate_metrics_aggr_fn: MetricsAggregator | None = None,
+    ) -> None:
+        if not 0 < fraction_train <= 1 or not 0 <= fraction_evaluate <= 1:
+            raise ValueError(
+                f"fraction_train = {fraction_train} must be in (0, 1] and fraction_evaluate = "
+                f"{fraction_evaluate} in [0, 1]"
+            )
+        if sampling is not None and fraction_train != 1.0:
+            raise ValueError("give sampling or fraction_train, not both")
+        if on_failure not in ("continue", "redo"):
+            raise ValueError(f"on_failure = {on_failure!r} is neither 'continue' nor 'redo'")
+        self.sampling = sampling
+        self.num_clients = num_clients
+        self.seed = seed
+        self.trainable = trainable
+        self.memory_budget = memory_budget
+        self.on_failure = on_failure if self.tolerates_missing else "redo"
+        self.fraction_train = fraction_train
+        self.fraction_evaluate = fraction_evaluate
+        self.min_train_nodes = min_train_nodes
+        self.min_evaluate_nodes = min_evaluate_nodes
+        self.min_available_nodes = min_available_nodes
+        self.weighted_by_key = weighted_by_key
+        self.arrayrecord_key = arrayrecord_key
+        self.configrecord_key = configrecord_key
+        self.train_metrics_aggr_fn = train_metrics_aggr_fn or weighted_mean
+        self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn or weighted_mean
+
+    def sampling_of(self, clients: int) -> Sampling:
+        """The law of cohorts out of n = ``clients``."""
+        if self.sampling is not None:
+            return self.sampling
+        size = min(max(int(clients * self.fraction_train), self.min_train_nodes), clients)
+        return FullParticipation() if size == clients else NiceSampling(cohort_size=size)

@@ -1,0 +1,156 @@
+"""The house keeps its order: imports point one way, and Flower's private names stay in one file.
+
+The layers and what is forbidden to whom are contracts in ``pyproject.toml`` (import-linter). What
+they cannot say is checked here on the import graph and the syntax trees. ``docs/architecture.md``
+says why.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fedstrategies"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+FOR_ALGORITHMS = ("compressors", "objectives", "pruning", "random", "reduce", "sampling")
+FOR_FLOWER_HALVES = (*FOR_ALGORITHMS, "flower", "layout", "wire")
+
+PUBLIC_FLOWER = {
+    "flwr.app",
+    "flwr.client",
+    "flwr.clientapp",
+    "flwr.clientapp.mod",
+    "flwr.clientapp.typing",
+    "flwr.serverapp",
+    "flwr.serverapp.strategy",
+    "flwr.simulation",
+}
+PRIVATE_FLOWER = {
+    "flower/private.py": {
+        "flwr.common.constant",
+        "flwr.supercore.inflatable.inflatable_object",
+        "flwr.supercore.inflatable.inflatable_utils",
+        "flwr.supercore.task_identity",
+    },
+    # Grid, a public class, has a property of this type, which has no public name.
+    "engines/cohort.py": {"flwr.supercore.run"},
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("fedstrategies", cache_dir=None)
+
+
+def rooms() -> list[str]:
+    return sorted(path.parent.name for path in PACKAGE.glob("*/algorithm.py"))
+
+
+def first_party(graph: grimp.ImportGraph, module: str) -> set[str]:
+    """Names below ``fedstrategies`` that a module imports, down to the room."""
+    imported = graph.find_modules_directly_imported_by(module)
+    return {name.split(".")[1] for name in imported if "." in name}
+
+
+def run_linter(config: Path) -> subprocess.CompletedProcess[str]:
+    program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports("
+    arguments = f"config_filename={str(config)!r}, no_cache=True))"
+    return subprocess.run(
+        [sys.executable, "-c", program + arguments],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_contracts_in_pyproject_are_kept() -> None:
+    done = run_linter(ROOT / "pyproject.toml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_a_broken_contract_is_found(tmp_path: Path) -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    upside_down = text.replace('  "flower",\n', "").replace('  "cli",\n', '  "flower",\n  "cli",\n')
+    assert upside_down != text
+    config = tmp_path / "pyproject.toml"
+    config.write_text(upside_down)
+    done = run_linter(config)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "imports point one way BROKEN" in done.stdout
+
+
+def test_every_room_is_furnished_alike() -> None:
+    assert "efbv" in rooms()
+    for room in rooms():
+        for file in ("__init__.py", "algorithm.py", "strategy.py", "client.py"):
+            assert (PACKAGE / room / file).is_file(), f"{room}/{file} is missing"
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_imports_what_its_halves_may(graph: grimp.ImportGraph, room: str) -> None:
+    for path in (PACKAGE / room).glob("*.py"):
+        allowed = FOR_FLOWER_HALVES if path.stem in ("strategy", "client") else FOR_ALGORITHMS
+        name = f"fedstrategies.{room}" + ("" if path.stem == "__init__" else f".{path.stem}")
+        strangers = first_party(graph, name) - {room, *allowed}
+        assert not strangers, f"{room}/{path.name} imports {sorted(strangers)}"
+
+
+def flower_modules(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and module of every import from Flower; ``from flwr import x`` counts as ``flwr.x``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            module = node.module or ""
+            names = [f"flwr.{a.name}" for a in node.names] if module == "flwr" else [module]
+        for name in names:
+            if name.split(".")[0] == "flwr":
+                yield node.lineno, name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_flowers_private_names_are_used_in_one_place(path: Path) -> None:
+    allowed = PUBLIC_FLOWER | PRIVATE_FLOWER.get(path.relative_to(PACKAGE).as_posix(), set())
+    for line, module in flower_modules(path):
+        assert module in allowed, f"{path.relative_to(ROOT)}:{line} imports {module}"
+    if path != PACKAGE / "flower" / "private.py":
+        assert '__dict__["_' not in path.read_text(encoding="utf-8")
+
+
+def test_the_list_of_private_names_is_not_longer_than_it_need_be() -> None:
+    for name, expected in PRIVATE_FLOWER.items():
+        found = {module for _, module in flower_modules(PACKAGE / name)} - PUBLIC_FLOWER
+        assert found == expected, name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_unpickles(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        assert not {"pickle", "cloudpickle", "dill", "shelve", "marshal"} & set(names)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.save"):
+            raise AssertionError(f"{path.relative_to(ROOT)}:{node.lineno} uses torch's pickles")
+
+
+def test_the_mathematics_runs_where_neither_flower_nor_ray_is_installed() -> None:
+    pure = ["compressors", "data", "layout", "objectives", "random", "reduce", "sampling", "wire"]
+    pure += [f"{room}.algorithm" for room in rooms()]
+    pure += [f"{path.parent.name}.theory" for path in PACKAGE.glob("*/theory.py")]
+    program = "import sys; sys.modules['flwr'] = sys.modules['ray'] = None\n" + "\n".join(
+        f"import fedstrategies.{module}" for module in pure
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
