@@ -103,3 +103,7 @@ def __getattr__(name: str) -> object:
     if name not in _ROOM_OF:
         raise AttributeError(f"module 'fedstrategies' has no attribute {name!r}")
     return getattr(import_module(f"fedstrategies.{_ROOM_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

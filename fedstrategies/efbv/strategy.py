@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -184,7 +184,11 @@ class EFBV(BaseStrategy):
         """Log what was chosen and from what."""
         logger.info("\t├──> %s, compressor %s", type(self).__name__, self.compressor.spec)
         if self._theory is not None:
-            for name, value in {**asdict(self._theory), "stepsize": self._gamma}.items():
+            chosen = {**asdict(self._theory), "stepsize": self._gamma}
+            if self.smoothness is None:
+                # These two would depend on the constants that are not known.
+                del chosen["gamma"], chosen["theta"]
+            for name, value in chosen.items():
                 logger.info("\t│\t├── %s = %.10g", name, value)
         if self.smoothness is not None:
             logger.info(
@@ -234,8 +238,6 @@ class GradientDescent(EFBV):
 
     Parameters are those of `EFBV` without compressor, lam and nu.
     """
-
-    tolerates_missing: ClassVar[bool] = True
 
     def __init__(self, **settings: Any) -> None:
         reason = "gradient descent has no compressor, lambda or nu; use EFBV"

@@ -1,0 +1,5 @@
+"""``python -m fedstrategies``: the command line."""
+
+from fedstrategies.cli.main import main
+
+main()
