@@ -80,9 +80,8 @@ class ClientRule:
         clients : Tensor or None
             int64, shape (C,): rows of the participants; None: all.
         """
-        losses, gradients = objective.value_and_gradient(
-            x, clients=clients, keys=derived_keys(keys, Purpose.MINIBATCH)
-        )
+        draws = derived_keys(keys, Purpose.MINIBATCH) if objective.stochastic else None
+        losses, gradients = objective.value_and_gradient(x, clients=clients, keys=draws)
         shift = memory["h"] if clients is None else memory["h"][clients]
         difference = gradients - shift
         if self.uncompressed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from fedstrategies.compressors import Floats, Payload
 from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.contract import Assignment, CohortSession, Delivery
-from fedstrategies.flower.control import Response
+from fedstrategies.flower.control import Request, Response
 from fedstrategies.wire import encoded_sizes
 
 if TYPE_CHECKING:
@@ -64,10 +65,9 @@ class BatchedRound(Attempt):
 
     def _count(self, assignment: Assignment, payload: Payload) -> None:
         count = len(assignment.partition_ids)
-        control = len(self.request(assignment, int(assignment.partition_ids[0]), 0).to_bytes())
         x = self.strategy.x
-        frame = int(encoded_sizes(Payload(dimension=len(x), values=Floats(x.unsqueeze(0)))))
-        self.strategy.bytes.downlink += count * (frame + control)
+        request = _frame_size(len(x), x.dtype) + Request.size(assignment.constants, assignment.spec)
+        self.strategy.bytes.downlink += count * request
         self.strategy.bytes.uplink += int(encoded_sizes(payload).sum()) + count * Response.SIZE
 
     def _drop_non_finite(
@@ -97,3 +97,10 @@ class BatchedRound(Attempt):
             rows, losses = rows[order], losses[order]
         weights = self.session.objective.num_examples.numpy()[rows].astype(np.float64)
         return MetricRecord({"loss": float(np.cumsum(losses * (weights / weights.sum()))[-1])})
+
+
+@lru_cache(maxsize=16)
+def _frame_size(dimension: int, dtype: torch.dtype) -> int:
+    """Bytes of the model's frame."""
+    dense = Floats(torch.zeros((1, dimension), dtype=dtype))
+    return int(encoded_sizes(Payload(dimension=dimension, values=dense)))

@@ -99,8 +99,13 @@ class Request:
         """(session, sequence)."""
         return self.session, self.sequence
 
+    @staticmethod
+    def size(constants: tuple[float, ...], spec: str) -> int:
+        """Bytes of a request with these settings."""
+        return _REQUEST.size + 8 * len(constants) + len(spec.encode())
+
     def to_bytes(self) -> bytes:
-        """Pack; the length depends on ``constants`` and ``spec`` alone."""
+        """Pack into `size` bytes."""
         text = self.spec.encode()
         if len(text) > 255 or len(self.constants) > 255:
             raise ProtocolError("request: more than 255 bytes of settings or 255 constants")

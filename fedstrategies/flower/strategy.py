@@ -212,9 +212,8 @@ class BaseStrategy(StrategySettings, Strategy):
             raise Diverged(attempt.round, "the model is not finite")
         follow()
         if self.memory is not None:
-            everyone = torch.arange(self.clients)
             for delivery in deliveries:
-                whole = torch.equal(delivery.partition_ids, everyone)
+                whole = len(delivery.partition_ids) == self.clients
                 delivery.assignment.rule.commit_(
                     self.memory,
                     delivery.payload,

@@ -40,6 +40,7 @@ def after(sequence: int, ack: Tag = ORIGIN, blob: bytes = b"blob") -> Receipts:
 def test_control_fields_round_trip() -> None:
     asked = request(3, Tag(7, 2, 99), memory=MemoryCommand.TAKE, settlement=True)
     assert Request.from_bytes(asked.to_bytes()) == asked
+    assert len(asked.to_bytes()) == Request.size(asked.constants, asked.spec)
     answer = Response(status=Status.LOST, session=7, sequence=3, round=3, base=12)
     assert Response.from_bytes(answer.to_bytes()) == answer
     assert len(answer.to_bytes()) == Response.SIZE
