@@ -20,16 +20,20 @@ import subprocess
 import tempfile
 import time
 from importlib.metadata import version
+from math import lgamma, log
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from fedstrategies.compressors import TopK
 from fedstrategies.data import binary_labels, load_dataset
 from fedstrategies.experiment import EFBVConfig, read_history, run
 from fedstrategies.threads import single_threaded
+from fedstrategies.wire import encoded_sizes
 
 CLIENTS, L2, K_PRIME = 1000, 0.001, 56
+BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 
 
 def bare_loop(rounds: int) -> float:
@@ -89,43 +93,60 @@ def summarise(seconds: list[float]) -> str:
     return f"{statistics.median(rates):.4g} ({rates[0]:.4g} to {rates[-1]:.4g})"
 
 
+def frame_sizes() -> list[str]:
+    """A table of message sizes against the entropy of a random k-subset plus the values."""
+    lines = ["| d | k | bytes sent | bound | sent / bound |", "|---|---|---|---|---|"]
+    for dimension, k in [(112, 1), (112, 5), (112, 56), (10_000, 100), (1_600_000, 16_000)]:
+        vectors = torch.randn(16, dimension, generator=torch.Generator().manual_seed(0)).double()
+        payload = TopK(k=k).compress(vectors, torch.zeros(16, dtype=torch.int64))
+        sent = float(encoded_sizes(payload).double().mean())
+        subsets = (lgamma(dimension + 1) - lgamma(k + 1) - lgamma(dimension - k + 1)) / log(2)
+        bound = subsets / 8 + 8 * k
+        lines.append(f"| {dimension:,} | {k:,} | {sent:,.1f} | {bound:,.1f} | {sent / bound:.3f} |")
+    return lines
+
+
 def report(results: dict[str, list[float]]) -> str:
-    """The page."""
+    """What stands between the page's markers."""
     ratios = [b / s for b, s in zip(results["bare"], results["fast"], strict=True)]
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout.strip()
     versions = ", ".join(f"{name} {version(name)}" for name in ("flwr", "torch", "numpy"))
-    return f"""# Performance
-
-Regenerate this page with `python -m benchmarks.efbv_rounds --output docs/performance.md`.
-
+    loads = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    flower = summarise(results["flower"]) if results["flower"] else "not measured"
+    sizes = "\n".join(frame_sizes())
+    return f"""
 EF-BV, mushrooms, n = {CLIENTS:,} clients, comp-(1,{K_PRIME}), one thread. Medians over
 {len(ratios)} interleaved repeats, the range in brackets.
 
 | how | rounds per second | what a round includes |
 |---|---|---|
-| bare batched numpy loop | {summarise(results["bare"])} | arithmetic alone, no tie rule |
+| bare batched numpy loop | {summarise(results["bare"])} | the arithmetic alone; no tie rule |
 | `CohortGrid`, fast path | {summarise(results["fast"])} | exact byte counts, loss, gradient \
 norm, a JSON record, receipts, ties to the lowest index |
 | `CohortGrid`, message path | {summarise(results["message"])} | one Flower message a client, \
 every frame encoded and decoded |
-| Flower's simulation runtime (Ray) | {summarise(results["flower"])} | the same messages through \
-Ray actors |
+| Flower's simulation runtime | {flower} | the same messages through Ray actors |
 
-Fast path against the bare loop, pair by pair: **{statistics.median(ratios):.2f}** of its speed \
-({min(ratios):.2f} to {max(ratios):.2f}).
+Fast path against the bare loop, pair by pair: **{statistics.median(ratios):.2f}** of its speed
+({min(ratios):.2f} to {max(ratios):.2f}). The machine is shared: the ratio is the figure to
+quote.
 
-The machine is shared and was not idle, so quote ratios. {platform.machine()}, {os.cpu_count()}
-cores, load average {", ".join(f"{value:.1f}" for value in os.getloadavg())} at the end;
-Python {platform.python_version()}, {versions}; commit {commit}.
+Bytes of a top-k message of float64 values, against log2 C(d, k) bits for the positions and 8 bytes
+a value (frame and checksum included in what is sent):
+
+{sizes}
+
+Measured on {platform.machine()}, {os.cpu_count()} cores, load average {loads} at the end; Python
+{platform.python_version()}, {versions}; commit {commit}.
 """
 
 
 def main() -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path, help="write the page here (default: print it)")
+    parser.add_argument("--output", type=Path, help="page to update (default: print the tables)")
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--skip-flower", action="store_true", help="leave out the Ray runtime")
@@ -140,14 +161,15 @@ def main() -> None:
     results["message"].append(suite(6, fast="never"))
     if not arguments.skip_flower:
         results["flower"].append(suite(4, backend="flower"))
-    else:
-        results["flower"].append(float("nan"))
     print(json.dumps({name: [round(1 / v, 2) for v in values] for name, values in results.items()}))
-    page = report(results)
+    tables = report(results)
     if arguments.output is None:
-        print(page)
-    else:
-        arguments.output.write_text(page, encoding="utf-8")
+        print(tables)
+        return
+    page = arguments.output.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
+    arguments.output.write_text(before + BEGIN + tables + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
