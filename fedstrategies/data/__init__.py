@@ -3,7 +3,7 @@
 from fedstrategies.data.catalogue import BUNDLED, load_dataset
 from fedstrategies.data.dataset import Dataset
 from fedstrategies.data.errors import DataError
-from fedstrategies.data.labels import binary_labels
+from fedstrategies.data.labels import binary_labels, class_indices, class_values
 from fedstrategies.data.libsvm import read_libsvm
 from fedstrategies.data.partition import (
     PARTITIONS,
@@ -19,6 +19,8 @@ __all__ = [
     "DataError",
     "Dataset",
     "binary_labels",
+    "class_indices",
+    "class_values",
     "contiguous_partition",
     "iid_partition",
     "load_dataset",

@@ -22,6 +22,7 @@ from fedstrategies.flower.records import (
     load_memory,
     load_receipts,
     raw_array,
+    records_of,
     save_state,
     single_config,
 )
@@ -69,7 +70,7 @@ class BaseClient(NumPyClient):
         """Handle one train message (one attempt at a communication round)."""
         self.context = context
         config = single_config(message.content)
-        (record,) = message.content.array_records.values()
+        (record,) = records_of(message.content, ArrayRecord)
         blobs = [blob_of(record[name]) for name in sorted(record, key=int)]
         arrays, examples, metrics = self.fit(blobs, cast(dict[str, Scalar], dict(config)))
         control = metrics.pop(CONTROL)
@@ -155,7 +156,7 @@ class BaseClient(NumPyClient):
         ``evaluate(parameters, config)`` it is NumPyClient's method.
         """
         if isinstance(parameters, Message):
-            (record,) = parameters.content.array_records.values()
+            (record,) = records_of(parameters.content, ArrayRecord)
             (array,) = record.values()
             loss, examples, metrics = self._evaluate(blob_of(array))
             measured = MetricRecord({"num-examples": examples, "loss": loss})

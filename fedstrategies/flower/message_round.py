@@ -14,7 +14,7 @@ from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.contract import Assignment, Delivery
 from fedstrategies.flower.control import MemoryCommand, Request, Response, Status, Tag
 from fedstrategies.flower.ledger import Rejected
-from fedstrategies.flower.records import CONTROL, blob_of, raw_array, single_config
+from fedstrategies.flower.records import CONTROL, blob_of, raw_array, records_of, single_config
 from fedstrategies.wire import decode, encode_vector
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class MessageRound(Attempt):
         control = single_config(content)[CONTROL]
         blobs = [
             blob_of(array).tobytes()
-            for record in content.array_records.values()
+            for record in records_of(content, ArrayRecord)
             for array in record.values()
         ]
         if not isinstance(control, bytes) or len(blobs) > 1:

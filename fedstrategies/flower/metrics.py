@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 from flwr.app import MetricRecord, RecordDict
 
+from fedstrategies.flower.records import records_of
+
 __all__ = ["MetricsAggregator", "aggregate_metrics", "weighted_mean"]
 
 logger = logging.getLogger("flwr")
@@ -20,7 +22,7 @@ def weighted_mean(records: list[RecordDict], weighted_by_key: str) -> MetricReco
 
     The weights concern the reported numbers only; no model is weighted by them.
     """
-    metrics = [next(iter(record.metric_records.values())) for record in records]
+    metrics = [records_of(record, MetricRecord)[0] for record in records]
     weights = [float(record[weighted_by_key]) for record in metrics]  # type: ignore[arg-type]
     total = sum(weights)
     mean = MetricRecord()
@@ -43,7 +45,7 @@ def aggregate_metrics(
     sound: list[RecordDict] = []
     keys: set[str] | None = None
     for content in contents:
-        record = next(iter(content.metric_records.values()), None)
+        record = next(iter(records_of(content, MetricRecord)), None)
         if record is None or not _is_sound(record, weighted_by_key):
             logger.warning("a reply's metrics are missing or not finite numbers; left out")
             continue

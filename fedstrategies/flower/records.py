@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedstrategies.flower.receipts import Receipts
@@ -18,6 +19,7 @@ __all__ = [
     "load_memory",
     "load_receipts",
     "raw_array",
+    "records_of",
     "save_state",
     "single_config",
     "tensor_of",
@@ -29,6 +31,8 @@ CONTROL = "fedstrategies"
 
 _MEMORY = "fedstrategies.memory"
 _RECEIPTS = "receipts"
+
+_Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
 _STYPE = "fedstrategies.raw"
 
 
@@ -50,6 +54,11 @@ def blob_of(array: Array) -> npt.NDArray[np.uint8]:
     return np.frombuffer(array.data, dtype=np.uint8)
 
 
+def records_of(content: RecordDict, kind: type[_Record]) -> list[_Record]:
+    """The records of one kind (upstream's properties build a checked dictionary each time)."""
+    return [record for record in content.values() if isinstance(record, kind)]
+
+
 def single_config(content: RecordDict) -> ConfigRecord:
     """The ConfigRecord of a message that carries our control fields.
 
@@ -58,7 +67,7 @@ def single_config(content: RecordDict) -> ConfigRecord:
     ValueError
         If there is none: the message is not from one of this suite's strategies.
     """
-    for record in content.config_records.values():
+    for record in records_of(content, ConfigRecord):
         if CONTROL in record:
             return record
     raise ValueError(
@@ -92,8 +101,8 @@ def save_state(state: RecordDict, receipts: Receipts, memory: Mapping[str, Tenso
 
 def load_receipts(state: RecordDict) -> Receipts:
     """A client's receipts; those of a newborn client if it has none."""
-    config = state.config_records.get(CONTROL)
-    if config is None:
+    config = state.get(CONTROL)
+    if not isinstance(config, ConfigRecord):
         return Receipts()
     packed = config[_RECEIPTS]
     assert isinstance(packed, bytes)
@@ -102,8 +111,10 @@ def load_receipts(state: RecordDict) -> Receipts:
 
 def load_memory(state: RecordDict) -> dict[str, Tensor] | None:
     """A client's memory, each tensor of shape (1, d) and owned by the caller; None if newborn."""
-    record = state.array_records.get(_MEMORY)
-    return None if record is None else {name: _unpack(array) for name, array in record.items()}
+    record = state.get(_MEMORY)
+    if not isinstance(record, ArrayRecord):
+        return None
+    return {name: _unpack(array) for name, array in record.items()}
 
 
 def _pack(value: Tensor) -> Array:

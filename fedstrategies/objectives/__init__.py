@@ -2,11 +2,13 @@
 
 from fedstrategies.objectives.base import BatchedObjective, Objective
 from fedstrategies.objectives.batched_logistic import BatchedLogisticRegression
+from fedstrategies.objectives.classifiers import linear_classifier, mlp_classifier
 from fedstrategies.objectives.last_point import LastPoint
 from fedstrategies.objectives.logistic import LogisticRegression
 from fedstrategies.objectives.looped import LoopedObjectives
 from fedstrategies.objectives.prox import L1, Box, NoProx, Prox, SquaredL2, parse_prox
 from fedstrategies.objectives.smoothness import Smoothness, logistic_smoothness
+from fedstrategies.objectives.softmax import minimise_softmax, softmax_smoothness
 from fedstrategies.objectives.solve import Solution, SolveError, minimise
 from fedstrategies.objectives.torch_objective import TorchObjective
 
@@ -26,7 +28,11 @@ __all__ = [
     "SolveError",
     "SquaredL2",
     "TorchObjective",
+    "linear_classifier",
     "logistic_smoothness",
     "minimise",
+    "minimise_softmax",
+    "mlp_classifier",
     "parse_prox",
+    "softmax_smoothness",
 ]

@@ -23,7 +23,7 @@ _DROPOUT = 1
 
 
 class TorchObjective(Objective):
-    """``f_i(x) = loss(module_x(features), targets)`` over one client's examples.
+    """``f_i(x) = loss(module_x(features), targets) + (l2/2) ||x||^2`` over a client's examples.
 
     The flat vector x holds the parameters that match ``trainable``; all others (the frozen
     part under adapters, say) and the buffers stay with this object. The module itself is never
@@ -46,6 +46,8 @@ class TorchObjective(Objective):
         A map-style data set of (features, target) pairs, or both stacked along a first axis.
     batch_size : int, optional
         B: with a key, f_i is estimated on B examples drawn without replacement. None: full.
+    l2 : float
+        lambda >= 0. x holds every trainable parameter, biases included, and no other.
     trainable : str
         Glob over parameter names; ``*`` for all.
     device : torch.device or str, optional
@@ -57,7 +59,8 @@ class TorchObjective(Objective):
     Raises
     ------
     ValueError
-        If there is no example, nothing matches ``trainable``, or a size is not positive.
+        If there is no example, nothing matches ``trainable``, a size is not positive, or l2 is
+        negative or not finite.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class TorchObjective(Objective):
         loss: Loss,
         data: ExampleSource,
         batch_size: int | None = None,
+        l2: float = 0.0,
         trainable: str = "*",
         device: torch.device | str | None = None,
         chunk_size: int | None = None,
@@ -74,7 +78,9 @@ class TorchObjective(Objective):
         for name, size in (("batch_size", batch_size), ("chunk_size", chunk_size)):
             if size is not None and size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
-        self._module, self._loss = module, loss
+        if not 0.0 <= l2 < float("inf"):
+            raise ValueError(f"l2 must be a finite number >= 0, got {l2}")
+        self._module, self._loss, self._l2 = module, loss, l2
         self._layout = Layout.of_module(module, trainable=trainable)
         self._examples = Examples(data)
         self._batch_size, self._chunk_size = batch_size, chunk_size
@@ -118,6 +124,10 @@ class TorchObjective(Objective):
                 value += part.detach()
                 if slope is not None:
                     gradient += slope
+        point = point.detach()
+        value += self._regulariser(point)
+        if self._l2:
+            gradient += self._l2 * point
         return value.to(x.device), gradient.to(x.device)
 
     def value(self, x: Tensor) -> Tensor:
@@ -127,6 +137,7 @@ class TorchObjective(Objective):
         with torch.no_grad(), self._random_draws(None):
             for share, features, targets in self._batches(None):
                 value += share * self._loss(self._forward(point, features), targets)
+        value += self._regulariser(point)
         return value.to(x.device)
 
     def accuracy(self, x: Tensor) -> Tensor:
@@ -146,6 +157,10 @@ class TorchObjective(Objective):
                 correct += int(hits.sum())
                 total += hits.numel()
         return torch.full((), correct / total, dtype=x.dtype, device=x.device)
+
+    def _regulariser(self, point: Tensor) -> Tensor | float:
+        # ||x||^2 may overflow where f_i does not, and 0 * inf is not a number.
+        return 0.5 * self._l2 * (point * point).sum() if self._l2 else 0.0
 
     def _forward(self, point: Tensor, features: Tensor) -> Tensor:
         state = {
