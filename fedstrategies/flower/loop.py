@@ -37,6 +37,7 @@ def drive(
 ) -> Result:
     """Run rounds until ``num_rounds`` are completed or a callback stops the run."""
     strategy.set_up(initial_arrays, grid)
+    strategy.take_model(initial_arrays)
     strategy.summary()
     result = Result()
     first = strategy.round

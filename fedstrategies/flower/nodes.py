@@ -18,6 +18,8 @@ __all__ = ["NodeDirectory", "query_partitions"]
 
 logger = logging.getLogger("flwr")
 
+_ROUNDS_BETWEEN_QUERIES = 16
+
 PartitionQuery = Callable[[Grid, list[int]], dict[int, int | None]]
 
 
@@ -67,41 +69,52 @@ class NodeDirectory:
         self._partition_of: dict[int, int] = {}
         self._index_of: dict[int, int] = {}
         self._node_of: dict[int, int] = {}
-        self._refused: set[int] = set()
+        self._ask_again: dict[int, int] = {}
+        self._refreshes = 0
 
     def wait(self, grid: Grid, required: int) -> int:
-        """Wait until ``required`` nodes are connected, fix n, and return it."""
-        while len(connected := sorted(grid.get_node_ids())) < required:
+        """Wait until ``required`` partitions are there, fix n, and return it.
+
+        Raises
+        ------
+        ValueError
+            If the grid's nodes are fixed and there are fewer.
+        """
+        while True:
+            connected = sorted(grid.get_node_ids())
+            if len(connected) >= required:
+                self._learn(grid, [node for node in connected if node not in self._partition_of])
+            present = {self._partition_of[n] for n in connected if n in self._partition_of}
+            if len(present) >= required:
+                break
             if getattr(grid, "fixed_membership", False):
                 raise ValueError(
                     f"{required} nodes are required but this grid has {len(connected)}; lower "
                     "min_available_nodes and min_train_nodes, or give num_clients"
                 )
             logger.info(
-                "Waiting for nodes to connect: %d connected (minimum required: %d).",
+                "Waiting for nodes: %d connected, %d with a partition (minimum required: %d).",
                 len(connected),
+                len(present),
                 required,
             )
             time.sleep(1)
-        self._learn(grid, connected)
-        self._index_of = {
-            partition: index
-            for index, partition in enumerate(sorted(set(self._partition_of.values())))
-        }
+        self._index_of = {partition: index for index, partition in enumerate(sorted(present))}
         self._place(connected)
         return len(self._index_of)
 
     def refresh(self, grid: Grid) -> dict[int, int]:
         """Partition index -> node id of the nodes connected now."""
+        self._refreshes += 1
         connected = sorted(grid.get_node_ids())
         fresh = [
             node
             for node in connected
-            if node not in self._partition_of and node not in self._refused
+            if node not in self._partition_of and self._refreshes >= self._ask_again.get(node, 0)
         ]
         if fresh:
             self._learn(grid, fresh)
-            self._place([node for node in fresh if node in self._partition_of])
+            self._place(fresh)
         alive = set(connected)
         return {index: node for index, node in self._node_of.items() if node in alive}
 
@@ -112,6 +125,9 @@ class NodeDirectory:
 
     def _learn(self, grid: Grid, nodes: list[int]) -> None:
         answers = self._query(grid, nodes)
+        for node in set(nodes) - set(answers):
+            # Asking costs up to a minute: a silent node must not delay every round.
+            self._ask_again[node] = self._refreshes + _ROUNDS_BETWEEN_QUERIES
         taken = set(self._partition_of.values()) | {p for p in answers.values() if p is not None}
         free = (rank for rank in range(len(taken) + len(nodes) + 1) if rank not in taken)
         for node in sorted(answers):
@@ -134,9 +150,10 @@ class NodeDirectory:
 
     def _place(self, nodes: Iterable[int]) -> None:
         for node in nodes:
+            if node not in self._partition_of:
+                continue
             index = self._index_of.get(self._partition_of[node])
             if index is None:
-                self._refused.add(node)
                 logger.warning(
                     "node %d brings partition %d, which was not there when the run started; it "
                     "is not used, because n is fixed at the start",

@@ -145,6 +145,12 @@ class BaseStrategy(StrategySettings, Strategy):
         self._x = x
         self._make_memory()
 
+    def take_model(self, arrays: ArrayRecord) -> None:
+        """Go on from ``arrays``: the user, or a wrapper that adds noise, may have changed them."""
+        if arrays is not self._arrays:
+            named = {name: tensor_of(array) for name, array in arrays.items()}
+            self._x, self._arrays = self.layout.flatten(named), None
+
     def _make_memory(self) -> None:
         rule = self.plan(1)[0].rule
         x = self.x
@@ -164,10 +170,7 @@ class BaseStrategy(StrategySettings, Strategy):
     ) -> Iterable[Message]:
         """Open an attempt at the next communication round."""
         self.set_up(arrays, grid)
-        if arrays is not self._arrays:
-            # Somebody (a wrapper that adds noise) may have changed the model in between.
-            named = {name: tensor_of(array) for name, array in arrays.items()}
-            self._x, self._arrays = self.layout.flatten(named), None
+        self.take_model(arrays)
         attempt = MessageRound(self, self.round + 1)
         self._attempt = attempt
         return attempt.messages(self.nodes.refresh(grid), config, server_round)

@@ -265,3 +265,34 @@ def test_nodes_are_keyed_by_partition_and_may_be_replaced_but_not_added() -> Non
     assert directory.refresh(grid) == {0: 55, 1: 1000, 2: 900}
     grid.nodes = {900: 4}
     assert directory.refresh(grid) == {2: 900}
+
+
+def test_a_node_that_does_not_answer_is_waited_for_and_then_rarely_asked() -> None:
+    grid: Any = Members({1: 0, 2: 1})
+    asked: list[list[int]] = []
+
+    def query(grid: Any, nodes: list[int]) -> dict[int, int | None]:
+        asked.append(nodes)
+        # Node 2 answers from the second time on, node 3 never.
+        return {n: grid.nodes[n] for n in nodes if n == 1 or (n == 2 and len(asked) > 1)}
+
+    directory = NodeDirectory(query)
+    assert directory.wait(grid, 2) == 2
+    assert asked == [[1, 2], [2]]
+    grid.nodes[3] = 5
+    for _ in range(40):
+        assert directory.refresh(grid) == {0: 1, 1: 2}
+    assert asked.count([3]) == 3
+
+
+@pytest.mark.parametrize("fast", ["require", "never"])
+def test_a_second_start_goes_on_from_the_arrays_it_is_given(setting: Setting, fast: Any) -> None:
+    strategy = EFBV(compressor=TopK(k=3), smoothness=setting.smoothness, fraction_evaluate=0.0)
+    grid = CohortGrid(setting.app, num_clients=CLIENTS, fast=fast)
+    strategy.start(grid, setting.start, num_rounds=3)
+    h = strategy.h.clone()
+    moved = ArrayRecord({"weight": _array(np.full(12, 5.0))})
+    strategy.start(grid, moved, num_rounds=1)
+    assert (strategy.x - 5.0).abs().max() < 1.0
+    assert strategy.round == 4
+    assert not torch.equal(strategy.h, h)
