@@ -7,11 +7,12 @@ from fedstrategies.compressors.composition import Composition
 from fedstrategies.compressors.identity import Identity
 from fedstrategies.compressors.mix import MixK
 from fedstrategies.compressors.natural import Natural
-from fedstrategies.compressors.payload import Floats, Levels, Payload, Powers, Rounded, Values
+from fedstrategies.compressors.payload import Payload
 from fedstrategies.compressors.qsgd import QSGD
 from fedstrategies.compressors.randk import RandK, ScaledRandK
 from fedstrategies.compressors.spec import COMPRESSOR_EXAMPLES, parse_compressor
 from fedstrategies.compressors.topk import TopK
+from fedstrategies.compressors.values import Floats, Levels, Powers, Rounded, Values
 
 __all__ = [
     "COMPRESSOR_EXAMPLES",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fedstrategies.compressors.base import Compressor, Constants
 from fedstrategies.compressors.exponents import power_of_two, times_power_of_two
-from fedstrategies.compressors.payload import Payload, Rounded
+from fedstrategies.compressors.payload import Payload
+from fedstrategies.compressors.values import Rounded
 
 __all__ = ["Cast"]
 

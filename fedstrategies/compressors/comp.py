@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedstrategies.compressors.base import Compressor, Constants
-from fedstrategies.compressors.payload import Floats, Payload
+from fedstrategies.compressors.payload import Payload
 from fedstrategies.compressors.randk import RandK
 from fedstrategies.compressors.select import largest
 from fedstrategies.compressors.size import Size
 from fedstrategies.compressors.topk import TopK
+from fedstrategies.compressors.values import Floats
 from fedstrategies.random import sample_without_replacement
 
 __all__ = ["CompK"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedstrategies.compressors.base import Compressor, Constants
-from fedstrategies.compressors.payload import Floats, Payload
+from fedstrategies.compressors.payload import Payload
+from fedstrategies.compressors.values import Floats
 
 __all__ = ["Identity"]
 

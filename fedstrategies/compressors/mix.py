@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from fedstrategies.compressors.base import Compressor, Constants
-from fedstrategies.compressors.payload import Floats, Payload
+from fedstrategies.compressors.payload import Payload
 from fedstrategies.compressors.select import largest
 from fedstrategies.compressors.size import Size
+from fedstrategies.compressors.values import Floats
 from fedstrategies.random import sample_without_replacement
 
 __all__ = ["MixK"]

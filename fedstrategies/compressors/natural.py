@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fedstrategies.compressors.base import Compressor, Constants
 from fedstrategies.compressors.exponents import times_power_of_two
-from fedstrategies.compressors.payload import Payload, Powers
+from fedstrategies.compressors.payload import Payload
+from fedstrategies.compressors.values import Powers
 from fedstrategies.random import random_bits
 
 __all__ = ["Natural"]

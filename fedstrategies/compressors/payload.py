@@ -12,109 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedstrategies.compressors.exponents import times_power_of_two
+from fedstrategies.compressors.values import Levels, Values, stack_values
 from fedstrategies.reduce import sum_over_clients, sum_sparse_over_clients
 
-__all__ = ["Floats", "Levels", "Payload", "Powers", "Rounded", "Values"]
-
-
-@dataclass(frozen=True)
-class Floats:
-    """Values as they are, in their own dtype (float64 or float32).
-
-    Attributes
-    ----------
-    data : Tensor
-        Shape (C, k).
-    """
-
-    data: Tensor
-
-    def to_tensor(self) -> Tensor:
-        """The values, shape (C, k)."""
-        return self.data
-
-    def rows(self, selection: Tensor | slice) -> Floats:
-        """The messages of some clients."""
-        return Floats(self.data[selection])
-
-
-@dataclass(frozen=True)
-class Powers:
-    """Values that are 0 or plus/minus a power of two (natural compression).
-
-    Attributes
-    ----------
-    data : Tensor
-        Shape (C, k), float; every entry is 0 or +-2**e.
-    """
-
-    data: Tensor
-
-    def to_tensor(self) -> Tensor:
-        """The values, shape (C, k)."""
-        return self.data
-
-    def rows(self, selection: Tensor | slice) -> Powers:
-        """The messages of some clients."""
-        return Powers(self.data[selection])
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """Values on a 16-bit grid, shifted by one power of two per message: ``data * 2**shift``.
-
-    Attributes
-    ----------
-    data : Tensor
-        Shape (C, k), dtype float16 or bfloat16.
-    shift : Tensor
-        int64, shape (C,): binary exponent of each message's scale.
-    dtype : torch.dtype
-        The dtype of the values they stand for.
-    """
-
-    data: Tensor
-    shift: Tensor
-    dtype: torch.dtype
-
-    def to_tensor(self) -> Tensor:
-        """The values, shape (C, k); exact, since scaling by a power of two is."""
-        return times_power_of_two(self.data.to(self.dtype), self.shift.unsqueeze(1))
-
-    def rows(self, selection: Tensor | slice) -> Rounded:
-        """The messages of some clients."""
-        return Rounded(self.data[selection], self.shift[selection], self.dtype)
-
-
-@dataclass(frozen=True)
-class Levels:
-    """Quantised values ``scale * (level / steps)`` (QSGD).
-
-    Attributes
-    ----------
-    scale : Tensor
-        Shape (C,), float: the norm of each message.
-    levels : Tensor
-        int64, shape (C, k), in [-steps, steps].
-    steps : int
-        s, the number of levels above zero.
-    """
-
-    scale: Tensor
-    levels: Tensor
-    steps: int
-
-    def to_tensor(self) -> Tensor:
-        """The values, shape (C, k)."""
-        return self.scale.unsqueeze(1) * (self.levels.to(self.scale.dtype) / self.steps)
-
-    def rows(self, selection: Tensor | slice) -> Levels:
-        """The messages of some clients."""
-        return Levels(self.scale[selection], self.levels[selection], self.steps)
-
-
-Values = Floats | Powers | Rounded | Levels
+__all__ = ["Payload"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +138,7 @@ class Payload:
             raise ValueError("payloads of different kinds cannot be stacked")
         return Payload(
             dimension=first.dimension,
-            values=_stack_values([p.values for p in parts]),
+            values=stack_values([p.values for p in parts]),
             indices=None
             if first.indices is None
             else torch.cat([p.indices for p in parts if p.indices is not None]),
@@ -245,26 +146,3 @@ class Payload:
             if any(p.keys is None for p in parts)
             else torch.cat([p.keys for p in parts if p.keys is not None]),
         )
-
-
-def _stack_values(parts: Sequence[Values]) -> Values:
-    first = parts[0]
-    if isinstance(first, Floats):
-        return Floats(torch.cat([p.data for p in parts if isinstance(p, Floats)]))
-    if isinstance(first, Powers):
-        return Powers(torch.cat([p.data for p in parts if isinstance(p, Powers)]))
-    if isinstance(first, Rounded):
-        rounded = [p for p in parts if isinstance(p, Rounded)]
-        return Rounded(
-            torch.cat([p.data for p in rounded]),
-            torch.cat([p.shift for p in rounded]),
-            first.dtype,
-        )
-    quantised = [p for p in parts if isinstance(p, Levels)]
-    if {p.steps for p in quantised} != {first.steps}:
-        raise ValueError("payloads of different quantisation levels cannot be stacked")
-    return Levels(
-        torch.cat([p.scale for p in quantised]),
-        torch.cat([p.levels for p in quantised]),
-        first.steps,
-    )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fedstrategies.compressors.base import Compressor, Constants
-from fedstrategies.compressors.payload import Levels, Payload
+from fedstrategies.compressors.payload import Payload
+from fedstrategies.compressors.values import Levels
 from fedstrategies.random import uniforms
 
 __all__ = ["QSGD"]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedstrategies.compressors.base import Compressor, Constants
-from fedstrategies.compressors.payload import Floats, Payload
+from fedstrategies.compressors.payload import Payload
 from fedstrategies.compressors.size import Size
+from fedstrategies.compressors.values import Floats
 from fedstrategies.random import sample_without_replacement
 
 __all__ = ["RandK", "ScaledRandK"]

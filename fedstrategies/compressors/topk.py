@@ -8,9 +8,10 @@ from math import sqrt
 from torch import Tensor
 
 from fedstrategies.compressors.base import Compressor, Constants
-from fedstrategies.compressors.payload import Floats, Payload
+from fedstrategies.compressors.payload import Payload
 from fedstrategies.compressors.select import largest
 from fedstrategies.compressors.size import Size
+from fedstrategies.compressors.values import Floats
 
 __all__ = ["TopK"]
 

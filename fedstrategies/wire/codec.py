@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedstrategies.compressors.payload import Floats, Payload
+from fedstrategies.compressors.payload import Payload
+from fedstrategies.compressors.values import Floats
 from fedstrategies.random import sample_without_replacement
 from fedstrategies.wire.errors import WireError
 from fedstrategies.wire.frame import CODEC_AT, Header, IndexCoding, open_frame, seal

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedstrategies.compressors.payload import Floats, Levels, Powers, Rounded, Values
+from fedstrategies.compressors.values import Floats, Levels, Powers, Rounded, Values
 from fedstrategies.wire.bits import bytes_for, join_integers, pack, split_integers, unpack
 from fedstrategies.wire.errors import WireError
 from fedstrategies.wire.frame import CODEC_AT, DTYPES, ValueCoding

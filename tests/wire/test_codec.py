@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedstrategies.compressors.payload import Floats, Levels, Payload, Powers, Rounded, Values
+from fedstrategies.compressors.payload import Payload
+from fedstrategies.compressors.values import Floats, Levels, Powers, Rounded, Values
 from fedstrategies.random import sample_without_replacement
 from fedstrategies.wire import (
     WireError,

@@ -8,7 +8,8 @@ import zlib
 import pytest
 import torch
 
-from fedstrategies.compressors.payload import Floats, Levels, Payload, Powers, Rounded, Values
+from fedstrategies.compressors.payload import Payload
+from fedstrategies.compressors.values import Floats, Levels, Powers, Rounded, Values
 from fedstrategies.random import sample_without_replacement
 from fedstrategies.wire import WireError, decode, encode
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedstrategies.compressors.payload import Floats, Levels, Payload, Rounded
+from fedstrategies.compressors.payload import Payload
+from fedstrategies.compressors.values import Floats, Levels, Rounded
 from fedstrategies.random import sample_without_replacement
 from fedstrategies.wire import WireError, decode, encode, encoded_sizes
 from fedstrategies.wire.indices import _parameters, _rice_sizes
