@@ -101,8 +101,9 @@ def test_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.chdir(ROOT)
     for place in (
-        "fedstrategies.experiment.runner.run",
+        # First: being imported here for the first time, it must not find the runner replaced.
         "fedstrategies.experiment.comparison.compare",
+        "fedstrategies.experiment.runner.run",
         "fedstrategies.experiment.plots.read_curve",
         "fedstrategies.cli.tables.print_info",
     ):

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedstrategies.experiment.config import ALGORITHMS, EFBVConfig
+from fedstrategies.experiment.model_facts import MODELS
 from fedstrategies.experiment.options import options
 from fedstrategies.experiment.problem_config import BUNDLED_DATASETS
 from fedstrategies.experiment.progress import format_bytes
@@ -38,9 +39,12 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     size = f"n = {summary.clients}, d = {summary.dimension}"
     facts = [
         ("run", f"{summary.algorithm} on {summary.dataset}, {size}: {summary.status}"),
-        ("constants", _pairs(smoothness, {"L": "L", "L_tilde": "L_tilde", "mu": "mu"}, ".11g")),
+        (
+            "constants",
+            _pairs(smoothness, {"L": "L", "L_tilde": "L_tilde", "mu": "mu"}, ".11g") or "unknown",
+        ),
         ("theory", _pairs(theory, {"lam": "lambda", "nu": "nu", "r": "r", "r_av": "r_av"}, ".6g")),
-        ("step size", f"{_number(summary.stepsize)} (theory {theory['gamma']:.9g})"),
+        ("step size", f"{_number(summary.stepsize)} ({_allowed(theory)})"),
     ]
     shown = {
         "round": "rounds",
@@ -60,7 +64,13 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _pairs(values: Mapping[str, float], names: Mapping[str, str], form: str) -> str:
-    return "  ".join(f"{name} = {format(values[key], form)}" for key, name in names.items())
+    return "  ".join(
+        f"{name} = {format(values[key], form)}" for key, name in names.items() if key in values
+    )
+
+
+def _allowed(theory: Mapping[str, float]) -> str:
+    return f"theory {theory['gamma']:.9g}" if "gamma" in theory else "no theory without L"
 
 
 def _number(value: float | None) -> str:
@@ -94,7 +104,10 @@ def print_info() -> None:
         ("compressors", help_of["compressor"]),
         ("samplings", choices["sampling"]),
         ("data sets", f"{', '.join(BUNDLED_DATASETS)}, LIBSVM files"),
-        ("models", choices["model"]),
+        *(
+            ("models" if row == 0 else "", f"{name}: {facts.text}")
+            for row, (name, facts) in enumerate(MODELS.items())
+        ),
         ("partitions", choices["partition"]),
         ("regularisers", help_of["prox"]),
         ("backends", choices["backend"]),

@@ -61,7 +61,7 @@ def class_values(labels: Tensor, *, name: str = "the data set") -> Tensor:
     DataError
         If there are fewer than two values, or they look like measurements.
     """
-    values = torch.unique(labels)
+    values: Tensor = torch.unique(labels)
     if len(values) < 2:
         raise DataError(f"{name} has one label value ({_shown(values)}); a classifier needs two")
     if len(values) > 2 and not bool((values == values.round()).all()):
@@ -94,7 +94,8 @@ def class_indices(labels: Tensor, values: Tensor, *, name: str = "the data set")
     DataError
         If a label is none of ``values``.
     """
-    indices = torch.searchsorted(values, labels).clamp_(max=len(values) - 1)
+    indices: Tensor = torch.searchsorted(values, labels)
+    indices.clamp_(max=len(values) - 1)
     unknown = torch.unique(labels[values[indices] != labels])
     if len(unknown):
         raise DataError(f"{name} has labels that no training row has ({_shown(unknown)})")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fedstrategies.experiment.config import ALGORITHMS, EFBVConfig, config_from_mapping
+from fedstrategies.experiment.model_facts import MODELS
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.plots import Curve, draw_comparison, read_curve
 from fedstrategies.experiment.preparation import prepare
@@ -104,8 +105,8 @@ def comparison_configs(
     """Configurations of ``NAME`` and ``NAME:option=value`` arguments over shared options.
 
     Each distinct NAME is one run; overrides apply to the run of their NAME alone. The shared
-    compressor does not apply to ``gd``, which sends whole gradients. f* is solved for unless
-    ``fstar`` says otherwise.
+    compressor does not apply to ``gd``, which sends whole gradients. f* is solved for where the
+    model allows it, unless ``fstar`` says otherwise.
 
     Parameters
     ----------
@@ -137,11 +138,20 @@ def comparison_configs(
         overrides[name][key] = value
     configs = {}
     for name in names:
-        values = {"fstar": "solve", **shared}
+        values = dict(shared)
         if name == "gd":
             values.pop("compressor", None)
-        configs[name] = config_from_mapping({**values, **overrides[name], "algorithm": name})
+        values |= {**overrides[name], "algorithm": name}
+        if _is_solvable(values):
+            values.setdefault("fstar", "solve")
+        configs[name] = config_from_mapping(values)
     return configs
+
+
+def _is_solvable(values: Mapping[str, object]) -> bool:
+    facts = MODELS.get(str(values.get("model") or "logreg"))
+    # What is wrong with an unknown name is for the configuration to say.
+    return facts is None or facts.convex
 
 
 def compare(

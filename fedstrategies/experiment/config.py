@@ -122,12 +122,22 @@ class ExperimentConfig(ProblemConfig):
 
     def _validate(self) -> None:
         super()._validate()
-        parse_stepsize(self.stepsize)
+        _, relative = parse_stepsize(self.stepsize)
+        if relative and not self.constants_known:
+            raise ConfigError(
+                f"stepsize: the theory needs L and L_tilde, which are not known for {self.model}; "
+                "give a number, or state them with --smoothness"
+            )
         self._resolve_sampling()
         if self.target_gap is not None and self.fstar is None:
             self._set("fstar", "solve")
         if isinstance(self.fstar, str) and self.fstar != "solve":
             raise ConfigError(f"fstar: {self.fstar!r} is neither solve nor a number")
+        if self.fstar == "solve" and not self.facts.convex:
+            raise ConfigError(
+                f"fstar: no solver finds the minimum for {self.model}, which is not convex; "
+                "give its value, or leave out fstar and target-gap"
+            )
         if self.target_accuracy is not None and self.target_accuracy > 1:
             raise ConfigError(f"target-accuracy: {self.target_accuracy:g} is above 1")
         if self.accuracy_every is None:

@@ -16,6 +16,7 @@ from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem import Problem, load_problem
 from fedstrategies.experiment.results import check_directory, choose_directory
 from fedstrategies.experiment.specs import parse_stepsize
+from fedstrategies.objectives import SolveError
 from fedstrategies.threads import single_threaded
 
 __all__ = ["Prepared", "prepare"]
@@ -34,7 +35,7 @@ class Prepared:
     strategy : EFBV
         Fresh, to be started once.
     theory : dict
-        What the analysis chose.
+        What the analysis chose; without ``gamma`` if L and L_tilde are not known.
     stepsize : float
         gamma.
     fstar : float or None
@@ -69,7 +70,10 @@ def prepare(config: EFBVConfig) -> Prepared:
         except ValueError as error:
             raise ConfigError(f"{config.algorithm}: {error}") from None
         theory = asdict(trial.theory)
-        fstar = problem.solution.value if config.fstar == "solve" else config.fstar
+        if problem.smoothness is None:
+            # It was computed for L = L_tilde = 1.
+            del theory["gamma"]
+        fstar = _solve(problem) if config.fstar == "solve" else config.fstar
     factor, relative = parse_stepsize(config.stepsize)
     return Prepared(
         config=replace(config, out=str(directory)),
@@ -79,3 +83,10 @@ def prepare(config: EFBVConfig) -> Prepared:
         stepsize=factor * theory["gamma"] if relative else factor,
         fstar=None if fstar is None else float(fstar),
     )
+
+
+def _solve(problem: Problem) -> float:
+    try:
+        return problem.solution.value
+    except SolveError as error:
+        raise ConfigError(f"fstar: {error}") from None

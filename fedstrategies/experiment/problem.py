@@ -8,26 +8,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from math import sqrt
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fedstrategies.data import Dataset, binary_labels, load_dataset, partition, split_test
+from fedstrategies.data import Dataset, load_dataset, partition, split_test
+from fedstrategies.experiment.models import Model, model_of
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem_config import ProblemConfig
-from fedstrategies.experiment.specs import parse_smoothness, parse_start_point
+from fedstrategies.experiment.specs import parse_smoothness
+from fedstrategies.experiment.start_point import start_point
+from fedstrategies.layout import Layout
 from fedstrategies.objectives import (
     BatchedObjective,
-    LogisticRegression,
+    Objective,
     Prox,
     Smoothness,
     Solution,
-    logistic_smoothness,
-    minimise,
     parse_prox,
 )
-from fedstrategies.random import Purpose, client_keys, uniforms
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
@@ -43,8 +44,10 @@ class Problem:
     ----------
     config : ProblemConfig
         What it was built from.
+    model : Model
+        How rows become the f_i.
     features, labels : Tensor
-        All training rows (N, d) and their labels in {-1, +1} (N,).
+        All training rows (N, p) and their labels (N,): -1 and +1 for logreg, else 0..K-1.
     shards : tuple of Tensor
         Row indices of each client, int64.
     evaluation : tuple of Tensor or None
@@ -52,6 +55,7 @@ class Problem:
     """
 
     config: ProblemConfig
+    model: Model
     features: Tensor
     labels: Tensor
     shards: tuple[Tensor, ...]
@@ -59,10 +63,15 @@ class Problem:
 
     @property
     def dimension(self) -> int:
-        """d."""
-        return self.features.shape[1]
+        """d, the number of parameters."""
+        return self.layout.dimension
 
-    def objective(self, partition_id: int) -> LogisticRegression:
+    @cached_property
+    def layout(self) -> Layout:
+        """Names and shapes of the parameters."""
+        return self.objective(0).layout
+
+    def objective(self, partition_id: int) -> Objective:
         """One client's f_i.
 
         Raises
@@ -76,29 +85,34 @@ class Problem:
                 f"{len(self.shards)} clients; start as many nodes"
             )
         rows = self.shards[partition_id]
-        return LogisticRegression(
-            features=self.features[rows],
-            labels=self.labels[rows],
-            l2=self.config.l2,
-            batch_size=self.config.batch_size,
-        )
+        return self.model.objective(self.features[rows], self.labels[rows])
 
     @cached_property
     def objectives(self) -> BatchedObjective:
         """All f_i, stacked."""
-        return LogisticRegression.stack([self.objective(i) for i in range(len(self.shards))])
+        clients = [self.objective(i) for i in range(len(self.shards))]
+        return type(clients[0]).stack(clients)
 
     @cached_property
-    def smoothness(self) -> Smoothness:
-        """Constants of the f_i: exact, unless the configuration overrides them."""
-        exact = logistic_smoothness(self.objectives)
+    def smoothness(self) -> Smoothness | None:
+        """Constants of the f_i: exact, unless the configuration overrides them.
+
+        None for a model that has none and a configuration that states none.
+        """
+        exact = self.model.smoothness(self)
         given = parse_smoothness(self.config.smoothness) if self.config.smoothness else {}
-        return replace(
-            exact,
-            L=given.get("L", exact.L),
-            L_tilde=given.get("L_tilde", exact.L_tilde),
-            L_max=given.get("L_max", exact.L_max),
-        )
+        if exact is not None:
+            return replace(
+                exact,
+                L=given.get("L", exact.L),
+                L_tilde=given.get("L_tilde", exact.L_tilde),
+                L_max=given.get("L_max", exact.L_max),
+            )
+        if not given:
+            return None
+        # max L_i^2 <= sum L_i^2 = n L_tilde^2, whatever the L_i are.
+        bound = sqrt(len(self.shards)) * given["L_tilde"]
+        return Smoothness(L=given["L"], L_tilde=given["L_tilde"], L_max=given.get("L_max", bound))
 
     @cached_property
     def prox(self) -> Prox:
@@ -107,17 +121,21 @@ class Problem:
 
     @cached_property
     def solution(self) -> Solution:
-        """A minimiser of f + R and its value f*."""
-        return minimise(self.objectives, self.prox)
+        """A minimiser of f + R and its value f*.
+
+        Raises
+        ------
+        ConfigError
+            If the model has no solver.
+        SolveError
+            If the solver does not get there.
+        """
+        return self.model.solution(self)
 
     @cached_property
     def start_point(self) -> Tensor:
-        """x^0, shape (d,): i.i.d. normal entries with the configured mean and deviation."""
-        loc, scale = parse_start_point(self.config.x0)
-        point = torch.full((self.dimension,), loc, dtype=torch.float64)
-        if scale:
-            point = point + scale * _standard_normal(self.config.seed, self.dimension)
-        return point.to(self.features.dtype)
+        """x^0, shape (d,); see `fedstrategies.experiment.start_point`."""
+        return start_point(self.config.x0 or "zero", self.layout, self.config.seed)
 
     def initial_arrays(self) -> ArrayRecord:
         """x^0 as the model's named arrays."""
@@ -127,26 +145,16 @@ class Problem:
 
     def named(self, x: Tensor) -> dict[str, Tensor]:
         """The flat vector x as the model's named arrays."""
-        parts = self.objective(0).layout.unflatten(x)
+        parts = self.layout.unflatten(x)
         return {name: part.detach().clone() for name, part in parts.items()}
 
     def accuracy(self, x: Tensor) -> float:
-        """Share of rows whose label is the sign of <a, x> (0 counts as -1).
+        """Share of rows classified correctly; see the model's own ``accuracy``.
 
         Measured on the test rows if there are any, else on the training rows.
         """
         features, labels = self.evaluation or (self.features, self.labels)
-        correct = ((features @ x) > 0) == (labels > 0)
-        return float(correct.sum()) / len(labels)
-
-
-def _standard_normal(seed: int, count: int) -> Tensor:
-    """Box-Muller on keyed uniforms: the same draw whatever generator torch ships."""
-    key = client_keys(seed, 0, torch.zeros(1, dtype=torch.int64), Purpose.START_POINT)
-    draws = uniforms(key, 2 * count)[0]
-    # 1 - u is in (0, 1], which keeps the logarithm finite.
-    radius = torch.sqrt(-2 * torch.log(1 - draws[:count]))
-    return radius * torch.cos(2 * torch.pi * draws[count:])
+        return self.model.accuracy(x, features, labels)
 
 
 @lru_cache(maxsize=4)
@@ -156,12 +164,13 @@ def load_problem(config: ProblemConfig) -> Problem:
     Raises
     ------
     DataError
-        If the data set cannot be read, has not two labels or has fewer rows than clients.
+        If the data set cannot be read, does not fit the model or has fewer rows than clients.
     """
     dataset = _load_dataset(config.dataset)
     dtype = getattr(torch, config.dtype or "float64")
+    model = model_of(config, dataset)
     features = dataset.features.to(dtype)
-    labels = binary_labels(dataset.labels, name=dataset.name).to(dtype)
+    labels = model.targets(dataset.labels, name=dataset.name)
     shards = partition(
         config.partition,
         len(dataset),
@@ -172,13 +181,14 @@ def load_problem(config: ProblemConfig) -> Problem:
     evaluation = None
     if dataset.test is not None:
         rows, targets = dataset.test
-        evaluation = rows.to(dtype), binary_labels(targets, name=f"{dataset.name} (test)").to(dtype)
+        evaluation = rows.to(dtype), model.targets(targets, name=f"{dataset.name} (test)")
     elif config.test_fraction:
         shards, held_out = split_test(shards, test_fraction=config.test_fraction, seed=config.seed)
         chosen = torch.unique(torch.cat(held_out))
         evaluation = features[chosen], labels[chosen]
     return Problem(
         config=config,
+        model=model,
         features=features,
         labels=labels,
         shards=tuple(shards),

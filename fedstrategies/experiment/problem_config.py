@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedstrategies.experiment.model_facts import DEFAULT_WIDTH, MODELS, ModelFacts
 from fedstrategies.experiment.options import ConfigError, coerce_fields, option
 from fedstrategies.experiment.specs import parse_smoothness, parse_start_point
 
@@ -34,7 +35,19 @@ class ProblemConfig:
         at_least=0,
         below=1,
     )
-    model: str = option("logreg", "the model", group="Problem", choices=("logreg",))
+    model: str = option(
+        "logreg",
+        "; ".join(f"{name}: {facts.text}" for name, facts in MODELS.items()),
+        group="Problem",
+        choices=tuple(MODELS),
+    )
+    width: int | None = option(
+        None,
+        f"hidden units of mlp; unset: {DEFAULT_WIDTH}",
+        group="Problem",
+        metavar="H",
+        at_least=1,
+    )
     clients: int = option(20, "number of clients n", group="Problem", metavar="N", at_least=1)
     partition: str = option(
         "contiguous",
@@ -71,16 +84,17 @@ class ProblemConfig:
         group="Problem",
         metavar="CONSTANTS",
     )
-    x0: str = option(
-        "zero",
-        "starting point: zero or normal:loc=10[,scale=1]",
+    x0: str | None = option(
+        None,
+        "starting point: zero, normal:loc=10[,scale=1], or glorot (random weight matrices, zero "
+        "biases); unset: zero, for mlp glorot",
         group="Problem",
         metavar="POINT",
     )
     seed: int = option(0, "seed of every random draw", group="Problem", metavar="S", at_least=0)
     dtype: str | None = option(
         None,
-        "precision of the mathematics; unset: float64 for logreg",
+        "precision of the mathematics; unset: float64 for logreg, else float32",
         group="Problem",
         choices=("float64", "float32"),
     )
@@ -88,8 +102,21 @@ class ProblemConfig:
     def __post_init__(self) -> None:
         coerce_fields(self)
         self._set("dataset", _absolute(self.dataset))
-        self._set("dtype", self.dtype or "float64")
+        self._set("dtype", self.dtype or self.facts.dtype)
+        self._set("x0", self.x0 or self.facts.x0)
+        if self.facts.hidden:
+            self._set("width", self.width or DEFAULT_WIDTH)
         self._validate()
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What follows from the model's name."""
+        return MODELS[self.model]
+
+    @property
+    def constants_known(self) -> bool:
+        """Whether L and L_tilde can be computed or are stated."""
+        return self.facts.convex or self.smoothness is not None
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -104,15 +131,34 @@ class ProblemConfig:
         """
         if self.overlap > self.clients:
             raise ConfigError(f"overlap: {self.overlap} shards of {self.clients} clients")
-        parse_start_point(self.x0)
+        if self.width is not None and not self.facts.hidden:
+            raise ConfigError(f"width: {self.model} has no hidden layer")
+        self._validate_start_point()
         if self.smoothness is not None:
-            parse_smoothness(self.smoothness)
+            stated = parse_smoothness(self.smoothness)
+            if not self.facts.convex and not {"L", "L_tilde"} <= set(stated):
+                raise ConfigError(
+                    f"smoothness: none of {self.model}'s constants is known; "
+                    "state both L and L_tilde"
+                )
         from fedstrategies.objectives import parse_prox
 
         try:
             parse_prox(self.prox)
         except ValueError as error:
             raise ConfigError(f"prox: {error}") from None
+
+    def _validate_start_point(self) -> None:
+        if self.x0 == "glorot":
+            if not self.facts.layered:
+                raise ConfigError(f"x0: glorot is for weight matrices, and {self.model} has none")
+            return
+        _, scale = parse_start_point(self.x0 or "")
+        if self.facts.hidden and scale == 0.0:
+            raise ConfigError(
+                f"x0: {self.x0} starts all hidden units of {self.model} equal, with equal "
+                "gradients; use glorot, or normal with a scale"
+            )
 
 
 def _absolute(dataset: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from torch import Tensor
 from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.history import HistoryRecord
 from fedstrategies.experiment.problem import Problem
+from fedstrategies.experiment.specs import parse_stepsize
 from fedstrategies.flower.errors import Diverged
 from fedstrategies.objectives import BatchedObjective
 from fedstrategies.reduce import sum_over_clients
@@ -149,7 +151,7 @@ class Recorder:
         return round in (0, self._config.rounds) or bool(every and round % every == 0)
 
     def _measure(self, x: Tensor) -> tuple[float, float, float]:
-        """f(x), f(x) + R(x) and the squared norm of the prox-gradient mapping."""
+        """f(x), f(x) + R(x) and the squared norm of the prox-gradient mapping of step 1/L."""
         # A diverging run overflows on its way out; the record says so, not a warning.
         with np.errstate(over="ignore", invalid="ignore"):
             values, gradients = self._objectives.value_and_gradient(x)
@@ -158,10 +160,16 @@ class Recorder:
             gradient = sum_over_clients(gradients, self._partition_ids) / clients
         smooth = loss = float(mean)
         if self._regularised:
-            prox, smoothness = self._problem.prox, self._problem.smoothness.L
+            prox, smoothness = self._problem.prox, self._curvature
             loss += float(prox.value(x))
             gradient = smoothness * (x - prox.prox(x - gradient / smoothness, 1 / smoothness))
         return smooth, loss, float(torch.dot(gradient, gradient))
+
+    @cached_property
+    def _curvature(self) -> float:
+        """L, or the inverse of the run's own step where L is not known."""
+        smoothness = self._problem.smoothness
+        return 1 / parse_stepsize(self._config.stepsize)[0] if smoothness is None else smoothness.L
 
     def _check_divergence(self, round: int, smooth: float, loss: float) -> None:
         # x^0 may lie outside the domain of R; no later iterate does.

@@ -134,12 +134,9 @@ class Session:
             fstar=prepared.fstar,
             stepsize=prepared.stepsize,
             theory=prepared.theory,
-            smoothness={
-                "L": smoothness.L,
-                "L_tilde": smoothness.L_tilde,
-                "L_max": smoothness.L_max,
-                "mu": smoothness.mu,
-            },
+            smoothness={}
+            if smoothness is None
+            else {name: getattr(smoothness, name) for name in ("L", "L_tilde", "L_max", "mu")},
             seconds=float(last.get("seconds", 0.0)),
             peak_memory_bytes=peak_memory_bytes(),
             error=error,

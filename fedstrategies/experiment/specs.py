@@ -76,7 +76,7 @@ def parse_start_point(text: str) -> tuple[float, float]:
     if name == "zero" and not rest:
         return 0.0, 0.0
     if name != "normal":
-        raise ConfigError(f"x0: {text!r} is not zero or normal:loc=10[,scale=1]")
+        raise ConfigError(f"x0: {text!r} is not zero, glorot or normal:loc=10[,scale=1]")
     numbers = parse_numbers(rest, known=("loc", "scale"), where="x0")
     scale = numbers.get("scale", 1.0)
     if scale < 0:

@@ -29,9 +29,7 @@ def linear_classifier(dimension: int, classes: int, *, dtype: torch.dtype) -> nn
     return _zero(_dense(dimension, classes, dtype))
 
 
-def mlp_classifier(
-    dimension: int, classes: int, *, width: int, dtype: torch.dtype
-) -> nn.Module:
+def mlp_classifier(dimension: int, classes: int, *, width: int, dtype: torch.dtype) -> nn.Module:
     """A network with one hidden layer: ``z = V tanh(W a + b) + c``, all parameters zero.
 
     tanh, because the analysis of first-order methods asks for differentiable f_i. Zero is a
@@ -62,7 +60,8 @@ def mlp_classifier(
 
 def _dense(inputs: int, outputs: int, dtype: torch.dtype) -> nn.Module:
     """A layer without torch's own initialisation, which would advance the global generator."""
-    return skip_init(nn.Linear, inputs, outputs, dtype=dtype)
+    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs, dtype=dtype)  # type: ignore[no-untyped-call]
+    return layer
 
 
 def _zero(module: nn.Module) -> nn.Module:

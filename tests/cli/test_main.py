@@ -42,6 +42,23 @@ def test_run(fedstrategies, problem, tmp_path):
     assert Summary.read(tmp_path / "out").status == "done"
 
 
+def test_run_a_network(fedstrategies, problem, tmp_path):
+    given = ("--model", "mlp", "--width", 3, "--stepsize", 0.2, "--out", tmp_path / "out")
+    code, out, _ = fedstrategies("run", "ef21", *problem, *given)
+    assert code == 0
+    assert "step size   0.2 (no theory without L)" in out
+    assert Summary.read(tmp_path / "out").dimension == 6 * 3 + 3 + 3 * 2 + 2
+
+
+def test_compare_networks_by_their_gradients(fedstrategies, problem, tmp_path):
+    given = ("--model", "mlp", "--width", 3, "--stepsize", 0.2, "--out", tmp_path / "out")
+    code, out, _ = fedstrategies("compare", "ef21", "gd", *problem, *given)
+    assert code == 0
+    assert "gd" in out
+    assert Summary.read(tmp_path / "out" / "gd").fstar is None
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_quiet_prints_nothing(fedstrategies, problem, tmp_path):
     assert fedstrategies("run", "gd", *problem[:-2], "--quiet", "--out", tmp_path / "a") == (
         0,
@@ -65,6 +82,9 @@ def test_quiet_prints_nothing(fedstrategies, problem, tmp_path):
         (["--clients", "41"], "41"),
         (["--clients", "several"], "several"),
         (["--stepsize", "-1"], "stepsize"),
+        (["--model", "mlp"], "give a number"),
+        (["--model", "mlp", "--stepsize", "1", "--fstar", "solve"], "not convex"),
+        (["--model", "linear", "--l2", "0", "--fstar", "solve"], "l2"),
         (["--no-such-option"], "--no-such-option"),
         (["--rounds"], "--rounds"),
         (["--out", "{junk}"], "not a folder"),
@@ -217,7 +237,7 @@ def test_plot(fedstrategies, problem, tmp_path):
 def test_info(fedstrategies):
     code, out, _ = fedstrategies("info")
     assert code == 0
-    for word in ("efbv", "top-k", "nice", "mushrooms", "torch"):
+    for word in ("efbv", "top-k", "nice", "mushrooms", "linear:", "mlp:", "two classes", "torch"):
         assert word in out
 
 

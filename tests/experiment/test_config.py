@@ -4,6 +4,7 @@ import pytest
 
 from fedstrategies.data import BUNDLED, PARTITIONS
 from fedstrategies.experiment.config import ALGORITHMS, EFBVConfig, config_from_mapping
+from fedstrategies.experiment.model_facts import DEFAULT_WIDTH
 from fedstrategies.experiment.options import ConfigError, options
 from fedstrategies.experiment.problem_config import BUNDLED_DATASETS, ProblemConfig
 
@@ -26,6 +27,16 @@ def test_defaults_are_valid_for_every_algorithm():
         ({"l2": float("nan")}, "finite"),
         ({"test-fraction": 1.0}, "test-fraction"),
         ({"model": "cnn"}, "logreg"),
+        ({"model": "mlp"}, "stepsize: the theory"),
+        ({"model": "mlp", "stepsize": "theory*2"}, "number"),
+        ({"model": "mlp", "stepsize": 1, "smoothness": "L=1"}, "L_tilde"),
+        ({"model": "mlp", "stepsize": 1, "fstar": "solve"}, "not convex"),
+        ({"model": "mlp", "stepsize": 1, "target-gap": 0.1}, "target-gap"),
+        ({"model": "mlp", "stepsize": 1, "x0": "zero"}, "hidden units"),
+        ({"model": "mlp", "stepsize": 1, "x0": "normal:scale=0"}, "glorot"),
+        ({"model": "mlp", "stepsize": 1, "width": 0}, "width"),
+        ({"model": "linear", "width": 3}, "width: linear"),
+        ({"x0": "glorot"}, "logreg"),
         ({"partition": "dirichlet"}, "contiguous"),
         ({"prox": "l3:1"}, "prox"),
         ({"x0": "normal:location=1"}, "loc"),
@@ -81,9 +92,26 @@ def test_resolved_values():
     assert EFBVConfig(stepsize="1e-3").stepsize == 1e-3
 
 
+@pytest.mark.parametrize(
+    ("model", "resolved"),
+    [
+        ("logreg", ("float64", "zero", None)),
+        ("linear", ("float32", "zero", None)),
+        ("mlp", ("float32", "glorot", DEFAULT_WIDTH)),
+    ],
+)
+def test_defaults_that_follow_from_the_model(model, resolved):
+    config = EFBVConfig(model=model, stepsize=0.1)
+    assert (config.dtype, config.x0, config.width) == resolved
+    other = EFBVConfig(model=model, stepsize=0.1, dtype="float64", x0="normal:loc=1")
+    assert (other.dtype, other.x0) == ("float64", "normal:loc=1")
+
+
 def test_resolving_is_idempotent():
     config = EFBVConfig(participation=4, target_gap=1e-3, stepsize="theory*4")
     assert dataclasses.replace(config) == config
+    network = EFBVConfig(model="mlp", stepsize=0.1)
+    assert dataclasses.replace(network) == network
     assert dataclasses.replace(config, out="somewhere").problem == config.problem
 
 

@@ -13,6 +13,7 @@ CONFIGS = [
     EFBVConfig(),
     EFBVConfig(algorithm="gd", prox="l1:0.01", x0="normal:loc=10,scale=2"),
     EFBVConfig(participation=5, stepsize=1e-3, lam=0.5, nu=0.25, batch_size=3, seed=7),
+    EFBVConfig(model="mlp", stepsize=0.5, width=8, dataset="digits"),
     EFBVConfig(
         smoothness="L=2.6862142339,L_tilde=3.3938773746",
         compressor="comp:k=1,k_prime=56",

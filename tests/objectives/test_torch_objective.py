@@ -95,6 +95,33 @@ def test_only_matching_parameters_are_in_the_vector_and_nothing_is_written():
     torch.testing.assert_close(gradient, torch.cat([s.reshape(-1) for s in slopes]))
 
 
+@pytest.mark.parametrize("options", [{}, {"batch_size": 4}, {"chunk_size": 5}])
+def test_l2_adds_its_term_to_every_value_and_gradient(options):
+    (_, plain), (_, regularised) = network(**options), network(l2=0.3, **options)
+    x = normal(plain.dimension, seed=8)
+    for key in (None, torch.tensor([5])):
+        value, gradient = plain.value_and_gradient(x, key=key)
+        found = regularised.value_and_gradient(x, key=key)
+        torch.testing.assert_close(found[0], value + 0.15 * (x @ x), rtol=0, atol=1e-14)
+        torch.testing.assert_close(found[1], gradient + 0.3 * x, rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        regularised.value(x), plain.value(x) + 0.15 * (x @ x), rtol=0, atol=1e-14
+    )
+    assert regularised.accuracy(x) == plain.accuracy(x)
+
+
+def test_l2_is_for_trainable_parameters_only():
+    (_, plain), (_, regularised) = (network(trainable="2.*", l2=l2) for l2 in (0.0, 0.3))
+    origin = torch.zeros(15, dtype=torch.float64)
+    assert torch.equal(regularised.value(origin), plain.value(origin))
+
+
+def test_l2_of_zero_does_not_turn_a_large_point_into_nan():
+    _, plain = network()
+    x = torch.full((plain.dimension,), 1e200, dtype=torch.float64)
+    assert torch.isfinite(plain.value_and_gradient(x)[0])
+
+
 def test_start_point_is_a_copy():
     module, objective = network()
     objective.initial_arrays()["0.bias"].fill_(7)
@@ -230,6 +257,8 @@ def test_wrong_objectives_are_refused():
         ({"trainable": "head.*"}, "head"),
         ({"batch_size": 0}, "batch_size"),
         ({"chunk_size": -1}, "chunk_size"),
+        ({"l2": -0.1}, "l2"),
+        ({"l2": math.inf}, "l2"),
     ]
     for change, complaint in wrong:
         with pytest.raises(ValueError, match=complaint):

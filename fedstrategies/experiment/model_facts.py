@@ -1,0 +1,53 @@
+"""The models by name and what a configuration must know of them; loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["DEFAULT_WIDTH", "MODELS", "ModelFacts"]
+
+DEFAULT_WIDTH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What follows from a model's name alone.
+
+    Attributes
+    ----------
+    text : str
+        What it is and which data sets it fits.
+    dtype, x0 : str
+        Defaults of these options.
+    convex : bool
+        Whether the f_i are convex; then L, L_tilde and f* can be computed.
+    layered : bool
+        Whether there are weight matrices, which ``x0 glorot`` is made for.
+    hidden : bool
+        Whether there is a hidden layer: it has a width, and zero is a stationary point of its
+        weights.
+    """
+
+    text: str
+    dtype: str = "float32"
+    x0: str = "zero"
+    convex: bool = True
+    layered: bool = True
+    hidden: bool = False
+
+
+MODELS: Mapping[str, ModelFacts] = {
+    "logreg": ModelFacts(
+        text="logistic regression, no bias, two classes",
+        dtype="float64",
+        layered=False,
+    ),
+    "linear": ModelFacts(text="softmax regression, any number of classes"),
+    "mlp": ModelFacts(
+        text="one hidden layer of tanh units, any number of classes",
+        x0="glorot",
+        convex=False,
+        hidden=True,
+    ),
+}

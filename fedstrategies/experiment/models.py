@@ -1,0 +1,213 @@
+"""Models: how rows and labels become the f_i, and what is known of these."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fedstrategies.data import (
+    DataError,
+    Dataset,
+    binary_labels,
+    class_indices,
+    class_values,
+)
+from fedstrategies.experiment.options import ConfigError
+from fedstrategies.experiment.problem_config import ProblemConfig
+from fedstrategies.objectives import (
+    LogisticRegression,
+    Objective,
+    Smoothness,
+    Solution,
+    SquaredL2,
+    TorchObjective,
+    linear_classifier,
+    logistic_smoothness,
+    minimise,
+    minimise_softmax,
+    mlp_classifier,
+    softmax_smoothness,
+)
+
+if TYPE_CHECKING:
+    from fedstrategies.experiment.problem import Problem
+
+__all__ = ["MLP", "Linear", "LogReg", "Model", "model_of"]
+
+
+class Model(ABC):
+    """What ``--model`` names."""
+
+    @abstractmethod
+    def targets(self, labels: Tensor, *, name: str) -> Tensor:
+        """Labels (N,) as the objective wants them.
+
+        Raises
+        ------
+        DataError
+            If they do not fit the model.
+        """
+
+    @abstractmethod
+    def objective(self, features: Tensor, targets: Tensor) -> Objective:
+        """f of these rows."""
+
+    def smoothness(self, problem: Problem) -> Smoothness | None:
+        """The exact constants of the f_i; None where there are none."""
+        return None
+
+    def solution(self, problem: Problem) -> Solution:
+        """A minimiser of f + R.
+
+        Raises
+        ------
+        ConfigError
+            If none can be computed.
+        """
+        raise ConfigError(
+            f"fstar: no solver finds the minimum for model {problem.config.model}; give its value"
+        )
+
+    @abstractmethod
+    def accuracy(self, x: Tensor, features: Tensor, targets: Tensor) -> float:
+        """Share of rows that x classifies correctly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogReg(Model):
+    """Binary logistic regression in closed form, labels in {-1, +1}."""
+
+    config: ProblemConfig
+
+    def targets(self, labels: Tensor, *, name: str) -> Tensor:
+        """-1 and +1, in the precision of the features."""
+        classes = len(torch.unique(labels))
+        if classes > 2:
+            raise DataError(
+                f"{name} has {classes} classes and model logreg is for two; "
+                "use --model linear or mlp"
+            )
+        return binary_labels(labels, name=name).to(_dtype(self.config))
+
+    def objective(self, features: Tensor, targets: Tensor) -> LogisticRegression:
+        """Regularised logistic regression on these rows."""
+        return LogisticRegression(
+            features=features,
+            labels=targets,
+            l2=self.config.l2,
+            batch_size=self.config.batch_size,
+        )
+
+    def smoothness(self, problem: Problem) -> Smoothness:
+        """See `logistic_smoothness`."""
+        return logistic_smoothness(problem.objectives)
+
+    def solution(self, problem: Problem) -> Solution:
+        """See `minimise`."""
+        return minimise(problem.objectives, problem.prox)
+
+    def accuracy(self, x: Tensor, features: Tensor, targets: Tensor) -> float:
+        """Share of rows whose label is the sign of <a, x> (0 counts as -1)."""
+        correct = ((features @ x) > 0) == (targets > 0)
+        return float(correct.sum()) / len(targets)
+
+
+class _Classifier(Model):
+    """A torch module with the cross-entropy, labels 0..K-1.
+
+    Parameters
+    ----------
+    config : ProblemConfig
+        l2, batch size, precision.
+    module : torch.nn.Module
+        Rows (B, d) -> scores (B, K).
+    values : Tensor
+        The labels of the K classes, ascending.
+    """
+
+    def __init__(self, *, config: ProblemConfig, module: nn.Module, values: Tensor) -> None:
+        self.config, self.module, self.values = config, module, values
+
+    def targets(self, labels: Tensor, *, name: str) -> Tensor:
+        """Positions among the classes of the training rows: int64."""
+        return class_indices(labels, self.values, name=name)
+
+    def objective(self, features: Tensor, targets: Tensor) -> TorchObjective:
+        """Mean cross-entropy plus ``(l2/2) ||x||^2``."""
+        return TorchObjective(
+            module=self.module,
+            loss=nn.CrossEntropyLoss(),
+            data=(features, targets),
+            l2=self.config.l2,
+            batch_size=self.config.batch_size,
+        )
+
+    def accuracy(self, x: Tensor, features: Tensor, targets: Tensor) -> float:
+        """Share of rows whose largest score is that of their class."""
+        return float(self.objective(features, targets).accuracy(x))
+
+
+class Linear(_Classifier):
+    """Softmax regression with a bias."""
+
+    def smoothness(self, problem: Problem) -> Smoothness:
+        """See `softmax_smoothness`."""
+        rows = [problem.features[shard] for shard in problem.shards]
+        return softmax_smoothness(rows, l2=self.config.l2)
+
+    def solution(self, problem: Problem) -> Solution:
+        """See `minimise_softmax`.
+
+        Raises
+        ------
+        ConfigError
+            If neither l2 nor R makes f + R strongly convex.
+        """
+        if not (self.config.l2 or isinstance(problem.prox, SquaredL2)):
+            raise ConfigError(
+                "fstar: model linear is solved with l2 above 0 only (without, the minimum may be "
+                "at infinity); add --l2, or give the value"
+            )
+        weights = torch.zeros(len(problem.features), dtype=torch.float64)
+        for shard in problem.shards:
+            weights[shard] += 1.0 / (len(problem.shards) * len(shard))
+        return minimise_softmax(
+            features=problem.features,
+            labels=problem.labels,
+            weights=weights,
+            classes=len(self.values),
+            l2=self.config.l2,
+            smoothness=self.smoothness(problem).L,
+            prox=problem.prox,
+        )
+
+
+class MLP(_Classifier):
+    """A network with one hidden layer; nothing is known of its f_i."""
+
+
+def model_of(config: ProblemConfig, dataset: Dataset) -> Model:
+    """The model that a configuration names, sized for a data set.
+
+    Raises
+    ------
+    DataError
+        If the data set's labels are no classes.
+    """
+    if config.model == "logreg":
+        return LogReg(config=config)
+    values = class_values(dataset.labels, name=dataset.name)
+    sizes, dtype = (dataset.dimension, len(values)), _dtype(config)
+    if config.model == "linear":
+        return Linear(config=config, module=linear_classifier(*sizes, dtype=dtype), values=values)
+    module = mlp_classifier(*sizes, width=config.width or 0, dtype=dtype)
+    return MLP(config=config, module=module, values=values)
+
+
+def _dtype(config: ProblemConfig) -> torch.dtype:
+    found: torch.dtype = getattr(torch, config.dtype or "float64")
+    return found

@@ -1,0 +1,70 @@
+"""The starting point x^0 as a pure function of its text, the model's layout and the seed."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from fedstrategies.experiment.specs import parse_start_point
+from fedstrategies.layout import Layout
+from fedstrategies.random import Purpose, client_keys, uniforms
+
+__all__ = ["start_point"]
+
+
+def start_point(text: str, layout: Layout, seed: int) -> Tensor:
+    """x^0: ``zero``, ``normal:loc=..,scale=..`` (i.i.d.) or ``glorot``.
+
+    ``glorot`` draws an entry of a weight matrix of shape (out, in) uniformly from
+    ``[-a, a)``, ``a = sqrt(6 / (in + out))``, and leaves biases at zero (X. Glorot, Y. Bengio,
+    "Understanding the difficulty of training deep feedforward neural networks", 2010).
+
+    Parameters
+    ----------
+    text : str
+        As ``--x0`` has it.
+    layout : Layout
+        Names, shapes and dtype of the model's parameters.
+    seed : int
+        The experiment's seed; torch's generators are neither used nor moved.
+
+    Returns
+    -------
+    Tensor
+        Shape (d,), of the layout's dtype; drawn in float64, so the same for all dtypes up to
+        rounding.
+
+    Raises
+    ------
+    ConfigError
+        If the text is none of these.
+    """
+    dimension = layout.dimension
+    if text == "glorot":
+        point = _bounds(layout) * (2.0 * uniforms(_key(seed), dimension)[0] - 1.0)
+    else:
+        loc, scale = parse_start_point(text)
+        point = torch.full((dimension,), loc, dtype=torch.float64)
+        if scale:
+            point = point + scale * _standard_normal(seed, dimension)
+    return point.to(layout.dtype)
+
+
+def _bounds(layout: Layout) -> Tensor:
+    bounds = [sqrt(6.0 / sum(shape)) if len(shape) == 2 else 0.0 for shape in layout.shapes]
+    sizes = torch.tensor(layout.sizes)
+    return torch.tensor(bounds, dtype=torch.float64).repeat_interleave(sizes)
+
+
+def _standard_normal(seed: int, count: int) -> Tensor:
+    """Box-Muller on keyed uniforms: the same draw whatever generator torch ships."""
+    draws = uniforms(_key(seed), 2 * count)[0]
+    # 1 - u is in (0, 1], which keeps the logarithm finite.
+    radius = torch.sqrt(-2 * torch.log(1 - draws[:count]))
+    return radius * torch.cos(2 * torch.pi * draws[count:])
+
+
+def _key(seed: int) -> Tensor:
+    return client_keys(seed, 0, torch.zeros(1, dtype=torch.int64), Purpose.START_POINT)
