@@ -184,9 +184,9 @@ def _flow(flow: Sequence[FlowGap]) -> Iterator[str]:
     yield (
         "Published: 12.0 / 8.0 = 1.5. No row has both the levels and the ratio: the published "
         "start, step or preprocessing is not one of these. The authors' code also leaves the "
-        "factor k'/k out of comp, so that its operator is not the one its constants are for; whether that "
-        "accounts for the levels was not tried. What the theory does promise, a decrease faster by "
-        "the ratio of the steps, is measured above.\n"
+        "factor k'/k out of comp, so that its operator is not the one its constants are for; "
+        "whether that accounts for the levels was not tried. What the theory does promise, a "
+        "decrease faster by the ratio of the steps, is measured above.\n"
     )
 
 
