@@ -47,7 +47,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object
 
 
 def assert_same(records: list[dict[str, object]], reference: list[dict[str, object]]) -> None:
-    """Bytes and counts equal exactly, losses to 1e-9; on this machine all to the last bit."""
+    """Bytes and counts equal exactly, measured reals to 1e-9."""
     assert len(records) == len(reference) == 5
     for ours, theirs in zip(records, reference, strict=True):
         assert ours.keys() == theirs.keys()
@@ -147,4 +147,5 @@ def test_flwr_run_gives_the_same_history(
     assert (out / "summary.json").exists(), output
     summary = json.loads((out / "summary.json").read_text())
     assert summary["status"] == "done", output
+    assert summary["backend"] == "flower"
     assert_same(without_seconds(out), reference)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedstrategies.experiment.clients import client_fn_of
@@ -17,6 +18,7 @@ from fedstrategies.experiment.progress import Observer
 from fedstrategies.experiment.results import Summary
 from fedstrategies.experiment.session import Session
 from fedstrategies.flower.app import client_app
+from fedstrategies.flower.contract import BatchingGrid
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -70,5 +72,7 @@ def run_on_grid(config: EFBVConfig, grid: Grid, *, observers: Sequence[Observer]
     ConfigError, DataError
         For wrong input; nothing was written.
     """
+    if not isinstance(grid, BatchingGrid):
+        config = replace(config, backend="flower")  # what the files shall say
     session = Session(prepare(config), observers)
     return session.guarded(lambda: session.run_on(grid))
