@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedstrategies.compressors.values import Levels, Values, stack_values
+from fedstrategies.compressors.values import Levels, Rounded, Values, stack_values
 from fedstrategies.reduce import sum_over_clients, sum_sparse_over_clients
 
 __all__ = ["Payload"]
@@ -57,6 +57,7 @@ class Payload:
             type(values).__name__,
             str(dtype),
             values.steps if isinstance(values, Levels) else None,
+            str(values.dtype) if isinstance(values, Rounded) else None,
             "all" if self.indices is None else "some",
         )
 

@@ -30,7 +30,8 @@ def efbv(
 
     Under participation of m of n the operator is C_i = (n/m) 1_{i in S} C, unless the rule of
     `ef21` (unscaled messages, contraction factor 1 - (m/n) a) allows a larger step. For a
-    contractive composition lambda = 1 is tried too: its error can be below eta^2 + omega.
+    contractive composition lambda = 1 and nu = 1 are tried too: its error can be below
+    eta^2 + omega.
 
     Parameters
     ----------
@@ -53,9 +54,10 @@ def efbv(
     m = clients if cohort is None else cohort
     group = operator.group(clients, cohort=m)
     scale = clients / m
-    chosen_nu = optimal(group.eta, group.omega_av) if nu is None else _in_range("nu", nu)
+    everyone = m == clients
+    contractive = operator.error < 1
 
-    def scaled(chosen_lam: float) -> Theory:
+    def scaled(chosen_lam: float, chosen_nu: float) -> Theory:
         return assemble(
             group,
             smoothness,
@@ -63,21 +65,26 @@ def efbv(
             nu=chosen_nu,
             memory_step=chosen_lam * scale,
             gradient_step=chosen_nu * scale,
-            r=memory_factor(operator, chosen_lam) if m == clients else None,
+            r=memory_factor(operator, chosen_lam) if everyone else None,
             # An average of errors is at most as large as they are.
             r_av=min(factor(group.eta, group.omega_av, 1.0), operator.error)
-            if m == clients and chosen_nu == 1
+            if everyone and chosen_nu == 1
             else None,
             regularised=regularised,
         )
 
-    if lam is not None:
-        return _require_step(scaled(_in_range("lambda", lam)), "EF-BV")
-    choices = [scaled(optimal(group.eta, group.omega))]
-    contractive = operator.error < 1
-    if m == clients and contractive:
-        choices.append(scaled(1.0))
-    if m < clients and nu is None:
+    def candidates(name: str, chosen: float | None, omega: float) -> list[float]:
+        if chosen is not None:
+            return [_in_range(name, chosen)]
+        best = optimal(group.eta, omega)
+        return [best, 1.0] if everyone and contractive else [best]
+
+    choices = [
+        scaled(chosen_lam, chosen_nu)
+        for chosen_lam in candidates("lambda", lam, group.omega)
+        for chosen_nu in candidates("nu", nu, group.omega_av)
+    ]
+    if not everyone and lam is None and nu is None:
         scalings = {optimal(operator.eta, operator.omega), *([1.0] if contractive else [])}
         choices.extend(
             _participants_only(operator, smoothness, clients, m, mu, regularised)

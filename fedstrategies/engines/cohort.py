@@ -11,6 +11,7 @@ import logging
 import threading
 import traceback
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Literal
 
 from flwr.app import Context, Message, RecordDict
@@ -19,7 +20,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedstrategies.engines.session import InProcessSession, reason_against
-from fedstrategies.flower import BaseStrategy, CohortSession, FedApp
+from fedstrategies.flower import BaseClient, BaseStrategy, CohortSession, FedApp
 from fedstrategies.flower.private import client_error, ensure_identity, identify, over_the_wire
 from fedstrategies.objectives import BatchedObjective, LastPoint
 from fedstrategies.threads import single_threaded
@@ -155,6 +156,19 @@ class CohortGrid(Grid):
 
     # ---------------------------------------------------------------- whole cohorts
 
+    @cached_property
+    def clients(self) -> list[BaseClient]:
+        """One client a node in partition order, built once to be looked at.
+
+        Raises
+        ------
+        TypeError
+            If the app is not from `fedstrategies.client_app`.
+        """
+        if not isinstance(self.app, FedApp):
+            raise TypeError("only apps from fedstrategies.client_app reveal their clients")
+        return [self.app.client_fn(context) for context in self.contexts.values()]
+
     @property
     def objective(self) -> BatchedObjective:
         """The f_i of all clients in partition order, built once through ``client_fn``.
@@ -165,13 +179,14 @@ class CohortGrid(Grid):
             If the app is not from `fedstrategies.client_app`.
         """
         if self._objective is None:
-            if not isinstance(self.app, FedApp):
-                raise TypeError("only apps from fedstrategies.client_app reveal their objectives")
-            objectives = [
-                self.app.client_fn(context).objective for context in self.contexts.values()
-            ]
+            objectives = [client.objective for client in self.clients]
             self._objective = LastPoint(type(objectives[0]).stack(objectives))
         return self._objective
+
+    @property
+    def own_class(self) -> type[CohortGrid]:
+        """The class whose methods the fast path may leave out; not a subclass of the user's."""
+        return CohortGrid
 
     def open_cohort(self, strategy: BaseStrategy) -> CohortSession | None:
         """A session for the fast path, or None; the reason is logged.

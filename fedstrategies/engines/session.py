@@ -21,6 +21,7 @@ __all__ = ["InProcessSession", "reason_against"]
 
 _SHELL_METHODS = ("configure_train", "aggregate_train", "commit", "advance")
 _CLIENT_METHODS = ("train", "fit")
+_GRID_METHODS = ("send_and_receive", "push_messages", "pull_messages", "execute")
 
 
 class InProcessSession:
@@ -68,32 +69,34 @@ def reason_against(grid: CohortGrid, strategy: BaseStrategy) -> str | None:
         return "the app is not from fedstrategies.client_app"
     if grid.app.mods:
         return "the app has mods, which see messages"
-    changed = [
-        name
-        for name in _SHELL_METHODS
-        if getattr(type(strategy), name) is not getattr(BaseStrategy, name)
-    ]
+    changed = _overridden(type(strategy), BaseStrategy, _SHELL_METHODS)
     if changed:
-        return f"the strategy overrides {', '.join(changed)}"
+        return f"the strategy overrides {changed}"
+    changed = _overridden(type(grid), grid.own_class, _GRID_METHODS)
+    if changed:
+        return f"the grid overrides {changed}"
     if strategy.memory is None:
         return "the clients' memories exceed memory_budget"
     if strategy.train_metrics_aggr_fn is not weighted_mean:
         return "train_metrics_aggr_fn is the user's and sees replies"
-    contexts = list(grid.contexts.values())
-    client = grid.app.client_fn(contexts[0])
-    overridden = [
-        name
-        for name in _CLIENT_METHODS
-        if getattr(type(client), name) is not getattr(BaseClient, name)
-    ]
-    if overridden:
-        return f"the client overrides {', '.join(overridden)}"
-    for assignment in strategy.plan(strategy.round + 1):
-        if client.rule(assignment.constants, assignment.spec) != assignment.rule:
-            return "the client's rule differs from the strategy's"
-    for index, context in enumerate(contexts):
+    if strategy.weighted_by_key != "num-examples":
+        return "weighted_by_key names a metric that only replies carry"
+    plan = strategy.plan(strategy.round + 1)
+    for index, client in enumerate(grid.clients):
+        overridden = _overridden(type(client), BaseClient, _CLIENT_METHODS)
+        if overridden:
+            return f"client {index} overrides {overridden}"
+        for assignment in plan:
+            if client.rule(assignment.constants, assignment.spec) != assignment.rule:
+                return f"the rule of client {index} differs from the strategy's"
+    for index, context in enumerate(grid.contexts.values()):
         receipts = load_receipts(context.state)
         pending = receipts.pending.tag if receipts.pending is not None else None
         if strategy.ledger.accepted(index) not in (receipts.committed, pending):
             return "clients remember another run"
     return None
+
+
+def _overridden(kind: type, base: type, names: tuple[str, ...]) -> str:
+    """Which of ``base``'s methods ``kind`` replaces, as text."""
+    return ", ".join(name for name in names if getattr(kind, name) is not getattr(base, name))

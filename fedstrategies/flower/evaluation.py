@@ -36,16 +36,19 @@ def evaluation_messages(
     # Rounds of training are positive: the draw shares no stream with theirs.
     law = NiceSampling(cohort_size=size)
     chosen = law.draw(len(nodes), seed=strategy.seed, round=-server_round)
+    frame = encode_vector(strategy.x)
     record = RecordDict(
         {
-            strategy.arrayrecord_key: ArrayRecord({"0": raw_array(encode_vector(strategy.x))}),
+            strategy.arrayrecord_key: ArrayRecord({"0": raw_array(frame)}),
             strategy.configrecord_key: ConfigRecord({**config, "server-round": server_round}),
         }
     )
     present = sorted(nodes)
+    strategy.evaluating = {nodes[present[i]] for i in chosen.tolist()}
+    strategy.bytes.downlink += len(frame) * len(strategy.evaluating)
     return [
-        Message(record, dst_node_id=nodes[present[i]], message_type=MessageType.EVALUATE)
-        for i in chosen.tolist()
+        Message(record, dst_node_id=node, message_type=MessageType.EVALUATE)
+        for node in (nodes[present[i]] for i in chosen.tolist())
     ]
 
 
@@ -53,6 +56,9 @@ def evaluation_metrics(strategy: BaseStrategy, replies: Iterable[Message]) -> Me
     """The aggregated metrics, in partition order; failed replies are named and left out."""
     contents = []
     for reply in sorted(replies, key=strategy.nodes.index_of):
+        if reply.metadata.src_node_id not in strategy.evaluating:
+            continue  # nobody asked this node, or it has answered already
+        strategy.evaluating.discard(reply.metadata.src_node_id)
         if reply.has_error():
             logger.warning(
                 "evaluation on node %d failed: %s",

@@ -45,6 +45,7 @@ class Ledger:
         self._accepted_session = np.zeros(clients, dtype=np.uint64)
         self._accepted_sequence = np.zeros(clients, dtype=np.uint64)
         self._accepted_checksum = np.zeros(clients, dtype=np.uint32)
+        self._uploaded = np.zeros(clients, dtype=np.bool_)
         self._recovering: dict[int, _Recovery] = {}
         self._open: set[int] = set()
 
@@ -62,17 +63,22 @@ class Ledger:
         )
 
     def has_accepted(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Whether any upload of each client was ever used (or its memory reset): shape (n,)."""
-        return np.asarray(self._accepted_session != 0, dtype=np.bool_)
+        """Whether any upload of each client was ever used: shape (n,)."""
+        return self._uploaded.copy()
 
     def recovery(self, partition: int) -> MemoryCommand:
         """What to order about the memory of ``partition`` in this attempt.
 
         A client that answers ``lost`` again and again is sent its memory ever more rarely, so
-        that a broken one cannot draw a dense download every round.
+        that a broken one cannot draw a dense download every round. The order to start anew
+        costs nothing and is repeated until an upload is used.
         """
         state = self._recovering.get(partition)
-        if state is None or self.sequence < state.not_before:
+        if state is None:
+            return MemoryCommand.KEEP
+        if state.command is MemoryCommand.ZERO:
+            return state.command
+        if self.sequence < state.not_before:
             return MemoryCommand.KEEP
         state.tries += 1
         state.not_before = self.sequence + min(2 ** (state.tries - 1), _MAXIMUM_BACKOFF)
@@ -87,7 +93,9 @@ class Ledger:
             If the reply is of another attempt, a duplicate, not an upload, or computed from a
             memory other than the one the server knows.
         """
-        if (response.session, response.sequence) != (self.session, self.sequence):
+        if response.session != self.session:
+            raise Rejected("answers a request of another run")
+        if response.sequence != self.sequence:
             raise Rejected(
                 f"answers attempt {response.sequence}, the current one is {self.sequence} (late)"
             )
@@ -114,6 +122,10 @@ class Ledger:
 
     def commit(self, tags: dict[int, Tag]) -> None:
         """Record uploads as used."""
+        self._record(tags)
+        self._uploaded[list(tags)] = True
+
+    def _record(self, tags: dict[int, Tag]) -> None:
         for partition, tag in tags.items():
             self._accepted_session[partition] = tag.session
             self._accepted_sequence[partition] = tag.sequence
@@ -126,12 +138,13 @@ class Ledger:
         self._accepted_session[rows] = self.session
         self._accepted_sequence[rows] = self.sequence
         self._accepted_checksum[rows] = 0
+        self._uploaded[rows] = True
 
     def reset(self) -> None:
         """Open a new memory epoch: every client is ordered to start from its initial memory."""
         self.sequence += 1
         everyone = range(len(self._accepted_session))
         epoch = Tag(self.session, self.sequence, 0)
-        self.commit(dict.fromkeys(everyone, epoch))
+        self._record(dict.fromkeys(everyone, epoch))
         for partition in everyone:
             self.require_recovery(partition, MemoryCommand.ZERO)

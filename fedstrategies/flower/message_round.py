@@ -116,7 +116,9 @@ class MessageRound(Attempt):
                 continue  # nobody asked this node in this attempt
             if reply.has_error():
                 reason = reply.error.reason or "no reason given"
-                causes[partition] = f"the client raised: {reason}"
+                # The first traceback whole, of the others the line that says what it was.
+                told = reason if not self.faulty else reason.strip().splitlines()[-1]
+                causes[partition] = f"the client raised: {told}"
                 self.faulty[partition] = reason
                 continue
             try:
@@ -131,6 +133,8 @@ class MessageRound(Attempt):
                 payloads[partition] = payload
                 contents[partition] = reply.content
                 self.strategy.ledger.close(partition)
+        for partition in payloads:
+            self.faulty.pop(partition, None)
         for node, partition in sorted(self._partition_at.items(), key=lambda item: item[1]):
             if partition not in payloads:
                 why = causes.get(partition, "no reply")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
+import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from flwr.app import MetricRecord, RecordDict
@@ -13,6 +14,8 @@ from fedstrategies.flower.records import records_of
 __all__ = ["MetricsAggregator", "aggregate_metrics", "weighted_mean"]
 
 logger = logging.getLogger("flwr")
+
+_LARGEST = sys.float_info.max
 
 MetricsAggregator = Callable[[list[RecordDict], str], MetricRecord]
 
@@ -40,24 +43,31 @@ def aggregate_metrics(
 ) -> MetricRecord | None:
     """Apply ``aggregate`` to the replies whose metrics are sound; None if none is.
 
-    Sound: scalars, all finite, the same keys as the first, and a positive weight.
+    Sound: scalars, all finite, a positive weight, and the keys that most replies have.
     """
-    sound: list[RecordDict] = []
-    keys: set[str] | None = None
-    for content in contents:
-        record = next(iter(records_of(content, MetricRecord)), None)
-        if record is None or not _is_sound(record, weighted_by_key):
-            logger.warning("a reply's metrics are missing or not finite numbers; left out")
-            continue
-        keys = set(record) if keys is None else keys
-        if set(record) == keys:
-            sound.append(RecordDict({"metrics": record}))
-    return aggregate(sound, weighted_by_key) if sound else None
+    found = [next(iter(records_of(content, MetricRecord)), None) for content in contents]
+    sound = [
+        record for record in found if record is not None and _is_sound(record, weighted_by_key)
+    ]
+    usual = Counter(frozenset(record) for record in sound).most_common(1)
+    same = [record for record in sound if frozenset(record) == usual[0][0]]
+    if len(same) < len(contents):
+        logger.warning(
+            "the metrics of %d of %d replies are left out: missing, not finite numbers, without "
+            "a positive %r, or under other names than the rest",
+            len(contents) - len(same),
+            len(contents),
+            weighted_by_key,
+        )
+    if not same:
+        return None
+    return aggregate([RecordDict({"metrics": record}) for record in same], weighted_by_key)
 
 
 def _is_sound(record: MetricRecord, weighted_by_key: str) -> bool:
     numbers = [value for value in record.values() if isinstance(value, int | float)]
-    if len(numbers) < len(record) or not all(math.isfinite(value) for value in numbers):
+    # An integer may be too large for a float, and isfinite would raise.
+    if len(numbers) < len(record) or not all(abs(value) < _LARGEST for value in numbers):
         return False
     weight = record.get(weighted_by_key)
     return isinstance(weight, int | float) and weight > 0

@@ -58,6 +58,8 @@ class BaseStrategy(StrategySettings, Strategy):
         """What went wrong in the last attempt, one line per client."""
         self.memory: Mapping[str, Tensor] | None = None
         """The server's copy of the clients' effective memories, (n, d) each; None: reset rule."""
+        self.evaluating: set[int] = set()
+        """Nodes whose evaluation is awaited."""
         self._attempt: Attempt | None = None
         self._x: Tensor | None = None
         self._arrays: ArrayRecord | None = None

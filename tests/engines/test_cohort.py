@@ -165,6 +165,11 @@ class OwnCompressor(EFBVClient):
         super().__init__(context, compressor=LoudTopK(k=3), **rest)
 
 
+class OwnGrid(CohortGrid):
+    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
+        return super().send_and_receive(messages, timeout=timeout)
+
+
 class LoudTopK(TopK):
     """Another class under the same spec."""
 
@@ -173,12 +178,14 @@ class LoudTopK(TopK):
     ("change", "reason"),
     [
         ("mods", "mods"),
-        ("fit", "client overrides fit"),
+        ("fit", "client 3 overrides fit"),
         ("aggregate", "strategy overrides aggregate_train"),
-        ("rule", "rule differs"),
+        ("rule", "rule of client 3 differs"),
         ("budget", "memory_budget"),
         ("metrics", "train_metrics_aggr_fn"),
         ("plain-app", "fedstrategies.client_app"),
+        ("weight", "weighted_by_key"),
+        ("grid", "grid overrides send_and_receive"),
     ],
 )
 def test_the_fast_path_is_refused_where_it_would_skip_something(
@@ -187,7 +194,8 @@ def test_the_fast_path_is_refused_where_it_would_skip_something(
     def client(context: Context) -> EFBVClient:
         kinds = {"fit": OwnFit, "rule": OwnCompressor}
         index = int(context.node_config["partition-id"])
-        return kinds.get(change, EFBVClient)(context, objective=setting.objectives[index])
+        kind = kinds.get(change, EFBVClient) if index == 3 else EFBVClient
+        return kind(context, objective=setting.objectives[index])
 
     app: ClientApp = client_app(client, mods=[passing_mod] if change == "mods" else [])
     if change == "plain-app":
@@ -200,15 +208,18 @@ def test_the_fast_path_is_refused_where_it_would_skip_something(
         settings["memory_budget"] = 0
     if change == "metrics":
         settings["train_metrics_aggr_fn"] = lambda contents, key: MetricRecord({"n": len(contents)})
+    if change == "weight":
+        settings["weighted_by_key"] = "loss"
     kind = OwnAggregation if change == "aggregate" else EFBV
+    grid_kind = OwnGrid if change == "grid" else CohortGrid
     with pytest.raises(ValueError, match=reason):
         kind(**settings).start(
-            CohortGrid(app, num_clients=CLIENTS, fast="require"), setting.start, num_rounds=2
+            grid_kind(app, num_clients=CLIENTS, fast="require"), setting.start, num_rounds=2
         )
     caplog.set_level(logging.INFO, logger="flwr")
     logging.getLogger("flwr").propagate = True
     strategy = kind(**settings)
-    strategy.start(CohortGrid(app, num_clients=CLIENTS), setting.start, num_rounds=2)
+    strategy.start(grid_kind(app, num_clients=CLIENTS), setting.start, num_rounds=2)
     assert reason in caplog.text
     plain, _, _ = run(
         setting, lambda s: EFBV(compressor=TopK(k=3), smoothness=s), rounds=2, fast="require"

@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from fedstrategies.compressors import RandK, TopK, parse_compressor
 from fedstrategies.efbv import DIANA, EF21, EFBV
 from fedstrategies.flower import AllClientsFailed
+from fedstrategies.flower.private import client_error
 from fedstrategies.flower.records import load_memory, load_receipts
 from fedstrategies.sampling import NiceSampling
 from fedstrategies.wire import decode
@@ -200,3 +201,29 @@ def test_if_every_client_fails_the_first_traceback_is_raised(setting: Setting) -
     with pytest.raises(AllClientsFailed, match=r"all 8 clients failed.*was killed"):
         strategy.start(grid, setting.start, num_rounds=3)
     assert strategy.round == 0
+
+
+def test_lost_requests_do_not_make_a_reset_reset_itself(setting: Setting) -> None:
+    strategy = EF21(compressor=TopK(k=9), smoothness=setting.smoothness, memory_budget=0)
+    resets = []
+    forget = strategy.forget
+    strategy.forget = lambda: (resets.append(strategy.round), forget())[1]  # type: ignore[method-assign]
+    grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=Faults(lose_request=0.3), seed=4)
+    arrays = setting.start
+    for attempt in range(40):
+        if attempt == 5:
+            grid.contexts[list(grid.contexts)[2]].state = RecordDict()
+        messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
+        found, _ = strategy.aggregate_train(1, grid.send_and_receive(messages))
+        arrays = arrays if found is None else found
+    assert len(resets) == 1
+
+
+def test_an_error_beside_a_good_reply_does_not_count_as_a_failed_client(setting: Setting) -> None:
+    strategy = EF21(compressor=TopK(k=3), smoothness=setting.smoothness)
+    grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=Faults())
+    messages = list(strategy.configure_train(1, setting.start, ConfigRecord(), grid))
+    replies = list(grid.send_and_receive(messages))
+    errors = [client_error("again", message) for message in messages]
+    strategy.aggregate_train(1, [*replies, *errors])
+    assert (strategy.round, strategy.participants, strategy.failures) == (1, CLIENTS, ())

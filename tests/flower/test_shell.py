@@ -17,8 +17,10 @@ from fedstrategies.compressors import QSGD, TopK
 from fedstrategies.efbv import DIANA, EF21, EFBV, EFBVClient, GradientDescent
 from fedstrategies.engines import CohortGrid
 from fedstrategies.flower import AllClientsFailed, client_app
+from fedstrategies.flower.metrics import aggregate_metrics, weighted_mean
 from fedstrategies.flower.nodes import NodeDirectory
 from fedstrategies.objectives import Smoothness, TorchObjective
+from fedstrategies.wire import encode_vector
 from tests.flower.conftest import CLIENTS, Setting
 
 
@@ -296,3 +298,48 @@ def test_a_second_start_goes_on_from_the_arrays_it_is_given(setting: Setting, fa
     assert (strategy.x - 5.0).abs().max() < 1.0
     assert strategy.round == 4
     assert not torch.equal(strategy.h, h)
+
+
+def test_evaluation_uses_the_first_reply_of_each_node_that_was_asked(setting: Setting) -> None:
+    strategy = EFBV(compressor=TopK(k=3), smoothness=setting.smoothness)
+    grid = CohortGrid(setting.app, num_clients=CLIENTS)
+    strategy.start(grid, setting.start, num_rounds=1)
+    messages = list(strategy.configure_evaluate(1, strategy.arrays, ConfigRecord(), grid))
+    replies = list(grid.send_and_receive(messages))
+    clean = list(strategy.configure_evaluate(1, strategy.arrays, ConfigRecord(), grid))
+    expected = strategy.aggregate_evaluate(1, grid.send_and_receive(clean))
+    stranger = Message(
+        RecordDict({"metrics": MetricRecord({"num-examples": 10**6, "loss": 99.0, "accuracy": 0})}),
+        reply_to=Message(RecordDict(), dst_node_id=4242, message_type="evaluate"),
+    )
+    list(strategy.configure_evaluate(1, strategy.arrays, ConfigRecord(), grid))
+    assert strategy.aggregate_evaluate(1, [stranger, *replies, *replies]) == expected
+
+
+def test_evaluation_messages_are_counted(setting: Setting) -> None:
+    downlink = []
+    for fraction in (0.0, 1.0):
+        strategy = GradientDescent(smoothness=setting.smoothness, fraction_evaluate=fraction)
+        grid = CohortGrid(setting.app, num_clients=CLIENTS)
+        strategy.start(grid, setting.start, num_rounds=1)
+        downlink.append(strategy.bytes.downlink)
+    assert downlink[1] - downlink[0] == CLIENTS * len(encode_vector(strategy.x))
+
+
+def test_one_odd_metrics_record_does_not_silence_the_others() -> None:
+    def content(**values: Any) -> RecordDict:
+        return RecordDict({"metrics": MetricRecord(values)})
+
+    usual = [content(n=2, loss=1.0), content(n=2, loss=3.0)]
+    odd = [
+        content(n=1, loss=7.0, extra=1.0),
+        content(loss=7.0),
+        content(n=0, loss=7.0),
+        content(n=1, loss=float("nan")),
+        content(n=1, loss=10**400),
+        content(n=1, loss=[7.0]),
+        RecordDict(),
+    ]
+    found = aggregate_metrics([*odd, *usual], weighted_mean, "n")
+    assert found == MetricRecord({"loss": 2.0})
+    assert aggregate_metrics(odd[1:], weighted_mean, "n") is None
