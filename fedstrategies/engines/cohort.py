@@ -183,11 +183,6 @@ class CohortGrid(Grid):
             self._objective = LastPoint(type(objectives[0]).stack(objectives))
         return self._objective
 
-    @property
-    def own_class(self) -> type[CohortGrid]:
-        """The class whose methods the fast path may leave out; not a subclass of the user's."""
-        return CohortGrid
-
     def open_cohort(self, strategy: BaseStrategy) -> CohortSession | None:
         """A session for the fast path, or None; the reason is logged.
 
@@ -196,7 +191,9 @@ class CohortGrid(Grid):
         ValueError
             If ``fast="require"`` and there is a reason against it.
         """
-        reason = "fast='never'" if self.fast == "never" else reason_against(self, strategy)
+        reason = (
+            "fast='never'" if self.fast == "never" else reason_against(self, strategy, CohortGrid)
+        )
         if reason is None:
             return InProcessSession(self)
         if self.fast == "require":

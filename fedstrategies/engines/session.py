@@ -63,8 +63,13 @@ class InProcessSession:
         self._threads.close()
 
 
-def reason_against(grid: CohortGrid, strategy: BaseStrategy) -> str | None:
-    """Why running without messages would skip something; None if it would not."""
+def reason_against(
+    grid: CohortGrid, strategy: BaseStrategy, grid_class: type[CohortGrid]
+) -> str | None:
+    """Why running without messages would skip something of the user's; None if it would not.
+
+    ``grid_class`` is the class whose own methods may be skipped: a subclass's may not.
+    """
     if not isinstance(grid.app, FedApp):
         return "the app is not from fedstrategies.client_app"
     if grid.app.mods:
@@ -72,7 +77,7 @@ def reason_against(grid: CohortGrid, strategy: BaseStrategy) -> str | None:
     changed = _overridden(type(strategy), BaseStrategy, _SHELL_METHODS)
     if changed:
         return f"the strategy overrides {changed}"
-    changed = _overridden(type(grid), grid.own_class, _GRID_METHODS)
+    changed = _overridden(type(grid), grid_class, _GRID_METHODS)
     if changed:
         return f"the grid overrides {changed}"
     if strategy.memory is None:
