@@ -68,7 +68,7 @@ def run_command(
 @app.command(
     "compare",
     help="Run several algorithms on the same problem: a table and a picture. "
-    f"ALGORITHM: {_NAMES}. NAME:option=value overrides an option for one of them.",
+    f"ALGORITHM: {_NAMES}. NAME:option=value overrides an option of the method for one of them.",
 )
 @with_experiment_options
 def compare_command(
@@ -112,13 +112,17 @@ def plot_command(
     for name, value, known in (("x", x, X_AXES), ("y", y, Y_AXES)):
         if value not in known:
             raise ConfigError(f"--{name}: {value!r} is not one of {', '.join(known)}")
+    if not output.parent.is_dir():
+        raise ConfigError(f"--output: {output.parent} is not a folder; create it first")
     try:
         draw_curves([read_curve(out) for out in outs], output, x=x, y=y)
     except ImportError:
         raise ConfigError(
             "plot: matplotlib is missing; pip install 'fedstrategies[plots]'"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError(f"--output: {output} cannot be written ({error.strerror})") from None
+    except ValueError as error:
         raise ConfigError(f"plot: {error}") from None
 
 
@@ -141,7 +145,9 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
         code = app(args=arguments, prog_name="fedstrategies", standalone_mode=False)
     except click.ClickException as error:
-        _complain(error.format_message())
+        # Empty where no command was given and the help was shown in its place.
+        if message := error.format_message():
+            _complain(message)
         return 2
     except (KeyboardInterrupt, click.Abort):
         code = _INTERRUPTED

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from fedstrategies.experiment.config import ALGORITHMS, EFBVConfig, config_from_mapping
 from fedstrategies.experiment.model_facts import MODELS
-from fedstrategies.experiment.options import ConfigError
+from fedstrategies.experiment.options import ConfigError, options
 from fedstrategies.experiment.plots import Curve, draw_comparison, read_curve
 from fedstrategies.experiment.preparation import prepare
 from fedstrategies.experiment.progress import Observer, format_bytes
@@ -104,9 +104,10 @@ def comparison_configs(
 ) -> dict[str, EFBVConfig]:
     """Configurations of ``NAME`` and ``NAME:option=value`` arguments over shared options.
 
-    Each distinct NAME is one run; overrides apply to the run of their NAME alone. The shared
-    compressor does not apply to ``gd``, which sends whole gradients. f* is solved for where the
-    model allows it, unless ``fstar`` says otherwise.
+    Each distinct NAME is one run; overrides apply to the run of their NAME alone, and reach only
+    the options of the method: problem, measurements and output are common to all. The shared
+    compressor and ``shift-init`` do not apply to ``gd``, which sends whole gradients and keeps
+    no memory. f* is solved for where the model allows it, unless ``fstar`` says otherwise.
 
     Parameters
     ----------
@@ -118,7 +119,8 @@ def comparison_configs(
     Raises
     ------
     ConfigError
-        For an unknown name or option, an override of a name that is not compared, or a repeat.
+        For an unknown name or option, an override of a name that is not compared or of an option
+        that is common to all, or a repeat.
     """
     names = [argument for argument in arguments if ":" not in argument]
     overrides: dict[str, dict[str, object]] = {name: {} for name in names}
@@ -135,17 +137,32 @@ def comparison_configs(
             raise ConfigError(f"compare: {argument!r} overrides {name!r}, which is not compared")
         if not equals:
             raise ConfigError(f"compare: {argument!r} is not NAME:option=value")
+        _refuse_common(argument, key)
         overrides[name][key] = value
     configs = {}
     for name in names:
         values = dict(shared)
         if name == "gd":
-            values.pop("compressor", None)
+            for key in ("compressor", "shift-init"):
+                values.pop(key, None)
         values |= {**overrides[name], "algorithm": name}
         if _is_solvable(values):
             values.setdefault("fstar", "solve")
         configs[name] = config_from_mapping(values)
     return configs
+
+
+def _refuse_common(argument: str, key: str) -> None:
+    """Runs that differ in more than their method cannot be compared."""
+    entries = [entry for entry in options(EFBVConfig) if entry.name != "algorithm"]
+    own = [entry.key for entry in entries if entry.group == "Method"]
+    # What is wrong with an unknown key is for the configuration to say.
+    if key == "algorithm" or any(key == entry.key and key not in own for entry in entries):
+        raise ConfigError(
+            f"compare: {argument!r}: {key} is common to all runs"
+            + ("" if key == "algorithm" else f", give --{key} once")
+            + f"; a run may have its own {', '.join(own)}"
+        )
 
 
 def _is_solvable(values: Mapping[str, object]) -> bool:
@@ -193,7 +210,7 @@ def compare(
     )
     (base / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
     if importlib.util.find_spec("matplotlib") is not None:
-        draw_comparison(curves, base / "comparison.png", title=_title(first))
+        draw_comparison(curves, base / "comparison.png", title=_title(placed))
     return comparison
 
 
@@ -210,12 +227,19 @@ _NAMES = {"efbv": "EF-BV", "ef21": "EF21", "diana": "DIANA", "gd": "GD"}
 
 
 def _label(configs: Mapping[str, EFBVConfig], name: str) -> str:
-    compressors = {c.compressor for c in configs.values() if c.algorithm != "gd"}
-    config = configs[name]
     plain = _NAMES.get(name, name)
-    return plain if len(compressors) == 1 or name == "gd" else f"{plain}, {config.compressor}"
+    shared = len(_compressors(configs)) == 1
+    return plain if shared or name == "gd" else f"{plain}, {configs[name].compressor}"
 
 
-def _title(config: EFBVConfig) -> str:
-    compressor = f", {config.compressor}" if config.algorithm != "gd" else ""
-    return f"{config.dataset_name}, {config.clients} clients{compressor}"
+def _title(configs: Mapping[str, EFBVConfig]) -> str:
+    """Of a comparison's picture; what differs between the runs stands in their labels."""
+    config = next(iter(configs.values()))
+    compressors = _compressors(configs)
+    shared = f", {compressors.pop()}" if len(compressors) == 1 else ""
+    return f"{config.dataset_name}, {config.clients} clients{shared}"
+
+
+def _compressors(configs: Mapping[str, EFBVConfig]) -> set[str | None]:
+    """Those in use, where gd compresses nothing."""
+    return {config.compressor for config in configs.values() if config.algorithm != "gd"}

@@ -194,7 +194,7 @@ class EFBVConfig(ExperimentConfig):
     )
     shift_init: str = option(
         "zero",
-        "first memories: zero, or the dense gradients at x0 as the upload of round 1",
+        "first memories (not gd): zero, or the dense gradients at x0 as the upload of round 1",
         group="Method",
         choices=("zero", "gradient"),
     )
@@ -207,6 +207,8 @@ class EFBVConfig(ExperimentConfig):
                 raise ConfigError(f"{name}: {self.algorithm} fixes it; use efbv to choose it")
             if value is not None and value > 1:
                 raise ConfigError(f"{name}: {value:g} is above 1")
+        if self.algorithm == "gd" and self.shift_init != "zero":
+            raise ConfigError(f"shift-init: gd keeps no memory to set to the {self.shift_init}")
 
     def _resolve_compressor(self) -> None:
         from fedstrategies.compressors import parse_compressor

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import TypeAlias
 
@@ -32,12 +33,15 @@ def read_history(path: Path) -> list[HistoryRecord]:
     Raises
     ------
     ValueError
-        If the file is missing, or a line other than the last is not a record.
+        If the file cannot be read, a line other than the last is not a record, or a value is not
+        a finite number.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a history (not UTF-8 text)") from None
     records: list[HistoryRecord] = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -46,4 +50,17 @@ def read_history(path: Path) -> list[HistoryRecord]:
         except (json.JSONDecodeError, KeyError, TypeError):
             if number < len(lines):
                 raise ValueError(f"{path}: line {number} is not a history record") from None
+            continue
+        for key, value in record.items():
+            if not _is_number(value):
+                raise ValueError(f"{path}: line {number}: {key} is {value!r}, not a finite number")
     return records
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return isfinite(value)
+    except OverflowError:  # an integer beyond the range of float
+        return False

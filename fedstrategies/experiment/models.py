@@ -107,8 +107,16 @@ class LogReg(Model):
         return logistic_smoothness(problem.objectives)
 
     def solution(self, problem: Problem) -> Solution:
-        """See `minimise`."""
-        return minimise(problem.objectives, problem.prox)
+        """See `minimise`: of the same rows in float64, as float32 cannot reach its tolerance."""
+        clients = [
+            LogisticRegression(
+                features=problem.features[shard].double(),
+                labels=problem.labels[shard].double(),
+                l2=self.config.l2,
+            )
+            for shard in problem.shards
+        ]
+        return minimise(LogisticRegression.stack(clients), problem.prox)
 
     def accuracy(self, x: Tensor, features: Tensor, targets: Tensor) -> float:
         """Share of rows whose label is the sign of <a, x> (0 counts as -1)."""

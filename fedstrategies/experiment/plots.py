@@ -65,7 +65,9 @@ class Curve:
 
 def _abscissa(record: HistoryRecord, x: str) -> float | None:
     if x == "total_bytes":
-        return record["uplink_bytes"] + record["downlink_bytes"] + record["recovery_bytes"]
+        parts = [record.get(f"{way}_bytes") for way in ("uplink", "downlink", "recovery")]
+        measured = [part for part in parts if part is not None]
+        return sum(measured) if len(measured) == len(parts) else None
     return record.get("round" if x == "rounds" else x)
 
 
@@ -75,7 +77,7 @@ def read_curve(directory: Path, *, label: str | None = None) -> Curve:
     Raises
     ------
     ValueError
-        If the folder holds no history.
+        If the folder holds no history, or a broken one.
     """
     records = read_history(directory / "history.jsonl")
     return Curve(label=directory.name if label is None else label, records=records)

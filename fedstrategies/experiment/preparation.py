@@ -7,6 +7,9 @@ prepared once.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
+
+import numpy as np
 
 from fedstrategies.data import DataError
 from fedstrategies.efbv import EFBV
@@ -62,6 +65,7 @@ def prepare(config: EFBVConfig) -> Prepared:
     check_directory(directory, overwrite=config.overwrite)
     with single_threaded():
         problem = load_problem(config.problem)
+        _check_start_point(problem)
         try:
             trial = build_strategy(config, problem)
             trial.prepare(problem.start_point)
@@ -83,6 +87,17 @@ def prepare(config: EFBVConfig) -> Prepared:
         stepsize=factor * theory["gamma"] if relative else factor,
         fstar=None if fstar is None else float(fstar),
     )
+
+
+def _check_start_point(problem: Problem) -> None:
+    # A start too far out overflows; the message below says so, not a warning.
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss = float(problem.objectives.values(problem.start_point).mean())
+    if not isfinite(loss):
+        raise ConfigError(
+            f"x0: f(x0) is {loss} at {problem.config.x0} in {problem.config.dtype}; "
+            "start nearer the origin"
+        )
 
 
 def _solve(problem: Problem) -> float:

@@ -3,6 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from fedstrategies.cli import main as command_line
+from fedstrategies.experiment import session
+
 
 @pytest.fixture
 def libsvm_file(tmp_path: Path) -> Path:
@@ -15,3 +18,26 @@ def libsvm_file(tmp_path: Path) -> Path:
     path = tmp_path / "small.libsvm"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _few_pictures(monkeypatch):
+    monkeypatch.setattr(session, "_draw", lambda directory: None)
+
+
+@pytest.fixture
+def fedstrategies(capsys):
+    """Call the command; (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            command_line.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return exit.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def problem(libsvm_file):
+    return ("--dataset", libsvm_file, "--clients", 4, "--rounds", 8, "--compressor", "rand-k:k=2")

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -117,3 +118,33 @@ def test_lambda_star_minimises_r(eta: float, omega: float) -> None:
     for lam in (best.lam * 0.9, min(1.0, best.lam * 1.1)):
         r = (1 - lam + lam * eta) ** 2 + lam**2 * omega
         assert r >= best.r - 1e-15
+
+
+@pytest.mark.parametrize(
+    ("gamma", "mu", "r", "plain", "regularised"),
+    [
+        # Descent decides: 1 - 0.2 * 0.5 and 1 / (1 + 0.2 * 0.5 / 2).
+        (0.2, 0.5, 0.5, 0.9, 1 / 1.05),
+        # Compression decides: (0.98 + 1) / 2.
+        (0.2, 0.5, 0.98, 0.99, 0.99),
+        # One each: 1 - 0.4 is below (0.5 + 1) / 2 = 0.75 < 1 / 1.2.
+        (0.8, 0.5, 0.5, 0.75, 1 / 1.2),
+        # Neither convexity nor compression: f does not contract, the error halves.
+        (0.2, 0.0, 0.0, 1.0, 1.0),
+    ],
+)
+def test_rate_is_the_slower_of_descent_and_compression(
+    gamma: float, mu: float, r: float, plain: float, regularised: float
+) -> None:
+    any_theory = theory.ef21(TopK(k=5).constants(112), REFERENCE, clients=20)
+    found = replace(any_theory, gamma=gamma, r=r)
+    assert found.rate(mu) == pytest.approx(plain, rel=1e-15)
+    assert found.rate(mu, regularised=True) == pytest.approx(regularised, rel=1e-15)
+
+
+@pytest.mark.parametrize("clients", [1, 3, 5, 20])
+@pytest.mark.parametrize("spec", ["top-k:k=20+qsgd:levels=8", "top-k:k=5+natural", "top-k:k=5"])
+def test_efbv_never_allows_less_than_ef21(spec: str, clients: int) -> None:
+    operator = parse_compressor(spec).constants(112)
+    mine = theory.efbv(operator, REFERENCE, clients=clients)
+    assert mine.gamma >= theory.ef21(operator, REFERENCE, clients=clients).gamma

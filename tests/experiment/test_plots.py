@@ -47,3 +47,8 @@ def test_without_gaps_the_gradient_norm_is_compared(tmp_path):
     with pytest.raises(ValueError, match="accuracy"):
         draw_curves(curves, tmp_path / "none.png", y="accuracy")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_records_without_bytes_have_no_total():
+    records = [{"round": 0, "loss": 1.0}, *curve("a", rounds=3).records[1:]]
+    assert Curve(label="a", records=records).points("total_bytes", "loss")[0] == [11, 22, 33]

@@ -78,6 +78,15 @@ def test_float32(libsvm_file):
     assert values.dtype == torch.float32
 
 
+@pytest.mark.parametrize("prox", ["none", "l1:0.01"])
+def test_the_minimum_in_float32_is_that_of_the_same_rows_in_float64(libsvm_file, prox):
+    narrow = problem_of(libsvm_file, dtype="float32", prox=prox).solution
+    wide = problem_of(libsvm_file, prox=prox).solution
+    assert narrow.residual <= 1e-11
+    # The rows themselves were rounded to float32.
+    assert narrow.value == pytest.approx(wide.value, abs=1e-7)
+
+
 def test_held_out_rows_are_not_trained_on(libsvm_file):
     whole, split = problem_of(libsvm_file), problem_of(libsvm_file, test_fraction=0.2)
     assert whole.evaluation is None

@@ -175,3 +175,25 @@ def test_reading_a_history_cut_short(tmp_path):
     path.write_text('{"round": 0}\nnonsense\n{"round": 2}\n')
     with pytest.raises(ValueError, match="line 2"):
         read_history(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ('{"round": 1, "loss": null}', "loss is None"),
+        ('{"round": 1, "loss": NaN}', "loss is nan"),
+        ('{"round": 1, "loss": "0.5"}', "loss is '0.5'"),
+        ('{"round": 1, "loss": true}', "loss is True"),
+        ('{"round": 1, "loss": 1' + "0" * 400 + "}", "not a finite number"),
+        ('{"round": null}', "round is None"),
+    ],
+)
+def test_a_history_with_a_value_that_is_no_number(tmp_path, line, word):
+    path = tmp_path / "history.jsonl"
+    # Even in the last line, which may be cut short but not wrong.
+    path.write_text('{"round": 0, "loss": 1.0}\n' + line + "\n")
+    with pytest.raises(ValueError, match=f"line 2.*{word}"):
+        read_history(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="UTF-8"):
+        read_history(path)

@@ -116,7 +116,8 @@ def _standing(pairs: Sequence[Pair]) -> Iterator[str]:
         names = ", ".join(f"{p.title[0]} xi = {p.title[1]} at {p.rounds:,}" for p in cut)
         yield (
             f"Cut before the published {_FULL_ROUNDS:,} rounds for want of time: {names}. The same "
-            "command continues them from their checkpoints.\n"
+            "command continues from the checkpoints where they were kept (they are not in the "
+            "repository), and starts anew elsewhere.\n"
         )
     devices = sorted({curve.header.device for pair in pairs for curve in (pair.ef21, pair.efbv)})
     yield (
