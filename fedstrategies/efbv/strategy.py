@@ -70,6 +70,15 @@ class EFBV(BaseStrategy):
         shift_init: Literal["zero", "gradient"] = "zero",
         **base: Any,
     ) -> None:
+        if not isinstance(compressor, Compressor):
+            raise ValueError(
+                f"compressor = {compressor!r} is no Compressor; write TopK(k=5), or "
+                "parse_compressor('top-k:k=5')"
+            )
+        if not (prox is None or isinstance(prox, Prox)):
+            raise ValueError(
+                f"prox = {prox!r} is no Prox; write L1(0.01), or parse_prox('l1:0.01')"
+            )
         if shift_init not in ("zero", "gradient"):
             raise ValueError(f"shift_init = {shift_init!r} is neither 'zero' nor 'gradient'")
         try:

@@ -202,6 +202,8 @@ def test_upstreams_constructor_names_are_honoured(setting: Setting) -> None:
     ("make", "reason"),
     [
         (lambda s: EFBV(compressor=TopK(k=3)), "needs smoothness"),
+        (lambda s: EFBV(compressor="top-k:k=3", smoothness=s), "no Compressor"),
+        (lambda s: EFBV(compressor=TopK(k=3), smoothness=s, prox="l1:0.1"), "no Prox"),
         (lambda s: EFBV(compressor=TopK(k=3), smoothness=s, stepsize="fast"), "stepsize"),
         (lambda s: EFBV(compressor=TopK(k=3), smoothness=s, stepsize=-1.0), "positive"),
         (lambda s: EFBV(compressor=TopK(k=3), smoothness=s, fraction_train=0.0), "fraction_train"),
