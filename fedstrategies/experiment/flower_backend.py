@@ -95,10 +95,11 @@ def run_in_simulation(
                 num_supernodes=clients,
                 backend_config=backend_config,
             )
-        except Exception:
+        except Exception as error:
             # The cause is what happened on our side of the runtime, where something did.
             if not errors:
                 raise
+            raise errors[0] from error
     if errors:
         raise errors[0]
     if not results:
