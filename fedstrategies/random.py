@@ -46,6 +46,7 @@ class Purpose(IntEnum):
     START_POINT = 5
     LOCAL_STEPS = 6
     CLIENT = 7
+    LOCAL_OPTIMUM = 8
 
 
 def client_keys(seed: int, round: int, partition_ids: Tensor, purpose: Purpose) -> Tensor:
