@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Data sets by name or path."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 
 import torch
 
+from fedstrategies.data.archive import is_tar
 from fedstrategies.data.dataset import Dataset
 from fedstrategies.data.errors import DataError
+from fedstrategies.data.idx import is_idx_folder, read_idx
 from fedstrategies.data.libsvm import read_libsvm
+from fedstrategies.data.shakespeare import DEFAULT_SEQUENCE_LENGTH, read_shakespeare
 
 __all__ = ["BUNDLED", "load_dataset"]
 
@@ -17,10 +20,12 @@ BUNDLED = ("mushrooms", "digits")
 """Names that `load_dataset` knows; neither needs a network."""
 
 
-def load_dataset(name_or_path: str | Path) -> Dataset:
-    """Load a bundled data set by name, or a LIBSVM file by path.
+def load_dataset(
+    name_or_path: str | Path, *, sequence_length: int = DEFAULT_SEQUENCE_LENGTH
+) -> Dataset:
+    """Load a bundled data set by name, or the data at a path.
 
-    A pure function of its argument and the file's content, so that a caller may cache it.
+    A pure function of its arguments and the files' content, so that a caller may cache it.
 
     Parameters
     ----------
@@ -28,17 +33,21 @@ def load_dataset(name_or_path: str | Path) -> Dataset:
         ``mushrooms`` (8124 x 112, labels 1 and 2; UCI, LIBSVM's version, CC BY 4.0),
         ``digits`` (scikit-learn's 1797 x 64, ten classes, scaled to [0, 1]), or a path. A
         name wins over a file of that name in the working directory; write ``./mushrooms``
-        for the file.
+        for the file. A path is, by what it holds, a folder of IDX files (`read_idx`), a
+        folder or a tar archive of plays in XML (`read_shakespeare`), or else a LIBSVM file
+        (`read_libsvm`).
+    sequence_length : int
+        Characters of a row of text; other data do not ask for it.
 
     Returns
     -------
     Dataset
-        Features (N, d) float64; labels (N,), float64 for LIBSVM, int64 for ``digits``.
+        As the reader describes it; ``digits`` has features (1797, 64) float64 and labels int64.
 
     Raises
     ------
     DataError
-        As `read_libsvm`.
+        If there is nothing at the path, or as its reader.
     """
     if name_or_path == "mushrooms":
         with as_file(files("fedstrategies.data") / "mushrooms.xz") as path:
@@ -48,6 +57,17 @@ def load_dataset(name_or_path: str | Path) -> Dataset:
     path = Path(name_or_path)
     if not path.exists():
         raise DataError(f"{path}: no such file, nor one of the names {', '.join(BUNDLED)}")
+    if is_idx_folder(path):
+        return read_idx(path)
+    if path.is_dir():
+        if next(path.rglob("*.xml"), None) is None:
+            raise DataError(
+                f"{path}: is a directory with neither train-images-idx3-ubyte (plain or packed) "
+                "nor plays (*.xml) in it"
+            )
+        return read_shakespeare(path, sequence_length=sequence_length)
+    if is_tar(path):
+        return read_shakespeare(path, sequence_length=sequence_length)
     return read_libsvm(path)
 
 
@@ -63,4 +83,5 @@ def _digits() -> Dataset:
         features=torch.from_numpy(images / 16.0),
         labels=torch.from_numpy(targets).to(torch.int64),
         name="digits",
+        image=(1, 8, 8),
     )

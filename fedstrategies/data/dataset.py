@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedstrategies.data.errors import DataError
+
 __all__ = ["Dataset"]
 
 
@@ -16,24 +18,63 @@ class Dataset:
     Attributes
     ----------
     features : Tensor
-        float64, shape (N, d).
+        Shape (N, ...), one row per example: floating-point measurements, (N, d) for the
+        tabular and image sets, or the int64 indices of characters, (N, S) for text.
     labels : Tensor
-        Shape (N,), as the source states them (`binary_labels` maps two classes to -1/+1).
+        As the source states them: shape (N,) (`binary_labels` maps two classes to -1/+1,
+        `class_indices` more of them to 0..K-1), or (N, S) where every position of a sequence
+        has a label of its own.
     name : str
         Short name, fit for a directory or a title.
     test : tuple of (Tensor, Tensor), optional
         Features and labels of the set's own test split.
+    groups : Tensor, optional
+        int64, shape (N,): the natural client of each row, from 0 to G-1.
+    group_names : tuple of str
+        Length G; empty where there are no groups.
+    image : tuple of (int, int, int), optional
+        Channels, height and width of the image that a row of ``features`` is, flattened.
+
+    Raises
+    ------
+    DataError
+        If labels or groups are not one a row, or a group has no name.
     """
 
     features: Tensor
     labels: Tensor
     name: str
     test: tuple[Tensor, Tensor] | None = None
+    groups: Tensor | None = None
+    group_names: tuple[str, ...] = ()
+    image: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.features):
+            raise DataError(f"{self.name}: {len(self.labels)} labels for {len(self)} rows")
+        if self.groups is None:
+            return
+        if self.groups.shape != (len(self),):
+            raise DataError(
+                f"{self.name}: groups of shape {tuple(self.groups.shape)} for {len(self)} rows"
+            )
+        if len(self) and not 0 <= self.groups.min() <= self.groups.max() < len(self.group_names):
+            raise DataError(f"{self.name}: a group is none of the {len(self.group_names)} named")
 
     def __len__(self) -> int:
         return len(self.features)
 
     @property
     def dimension(self) -> int:
-        """d, the number of features."""
+        """d, the number of features of a row.
+
+        Raises
+        ------
+        DataError
+            If a row is not a vector.
+        """
+        if self.features.ndim != 2:
+            raise DataError(
+                f"{self.name}: rows of shape {tuple(self.features.shape[1:])}, not (d,)"
+            )
         return self.features.shape[1]

@@ -7,23 +7,18 @@ scikit-learn's; this module opens the file and turns whatever goes wrong into on
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
-import zlib
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 import torch
 
 from fedstrategies.data.dataset import Dataset
 from fedstrategies.data.errors import DataError
+from fedstrategies.data.packed import UNREADABLE, one_line, open_packed, short_name
 
 __all__ = ["read_libsvm"]
 
 _DENSE_LIMIT_BYTES = 16 * 2**30
-_PACKED_SUFFIXES = (".xz", ".gz", ".bz2")
 _EXPECTED = "expected LIBSVM text, one 'label index:value ...' a line"
 
 
@@ -62,7 +57,7 @@ def read_libsvm(path: str | Path, *, name: str | None = None) -> Dataset:
     return Dataset(
         features=torch.from_numpy(features),
         labels=torch.from_numpy(labels),
-        name=_short_name(path) if name is None else name,
+        name=short_name(path, ".txt", ".libsvm", ".svm") if name is None else name,
     )
 
 
@@ -74,17 +69,17 @@ def _parse(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: reading LIBSVM needs scikit-learn; pip install 'fedstrategies[data]'"
         ) from error
     try:
-        with _open(path) as stream:
+        with open_packed(path) as stream:
             if not stream.read(1):
                 raise DataError(f"{path}: is empty; {_EXPECTED}")
             stream.seek(0)
             sparse, labels = load_svmlight_file(stream, dtype=np.float64)
     except DataError:
         raise
-    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({_one_line(error)})") from error
+    except UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read ({one_line(error)})") from error
     except (ValueError, IndexError, OverflowError) as error:
-        raise DataError(f"{path}: not LIBSVM ({_one_line(error)}); {_EXPECTED}") from error
+        raise DataError(f"{path}: not LIBSVM ({one_line(error)}); {_EXPECTED}") from error
     rows, columns = sparse.shape
     if sparse.nnz == 0:
         raise DataError(f"{path}: no feature in {rows} line(s); {_EXPECTED}")
@@ -95,27 +90,3 @@ def _parse(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{_DENSE_LIMIT_BYTES // 2**30} GiB; take fewer features or rows"
         )
     return sparse.toarray(), np.asarray(labels, dtype=np.float64)
-
-
-def _open(path: Path) -> IO[bytes]:
-    with path.open("rb") as stream:
-        magic = stream.read(6)
-    if magic.startswith(b"\x1f\x8b"):
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if magic.startswith(b"BZh"):
-        return cast(IO[bytes], bz2.open(path, "rb"))
-    if magic == b"\xfd7zXZ\x00":
-        return cast(IO[bytes], lzma.open(path, "rb"))
-    return path.open("rb")
-
-
-def _one_line(error: Exception) -> str:
-    words = " ".join(str(error).split())
-    return words[:117] + "..." if len(words) > 120 else words or type(error).__name__
-
-
-def _short_name(path: Path) -> str:
-    name = path.name
-    for suffix in (*_PACKED_SUFFIXES, ".txt", ".libsvm", ".svm"):
-        name = name.removesuffix(suffix)
-    return name or path.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -14,9 +14,9 @@ from fedstrategies.compressors import Compressor, Constants, Identity
 from fedstrategies.efbv import theory as analysis
 from fedstrategies.efbv.algorithm import ClientRule, ServerState, Upload, server_step
 from fedstrategies.efbv.constants import Theory
-from fedstrategies.efbv.stepsize import parse_stepsize
-from fedstrategies.flower import Assignment, BaseStrategy, Delivery
+from fedstrategies.flower import Assignment, BaseStrategy, Delivery, Update
 from fedstrategies.objectives import NoProx, Prox, Smoothness
+from fedstrategies.stepsize import parse_stepsize
 
 __all__ = ["DIANA", "EF21", "EFBV", "GradientDescent"]
 
@@ -98,7 +98,6 @@ class EFBV(BaseStrategy):
         self.prox = NoProx() if prox is None else prox
         self.shift_init = shift_init
         self._theory: Theory | None = None
-        self._gamma = 0.0
 
     def analyse(self, operator: Constants, smoothness: Smoothness) -> Theory:
         """The method's constants for this operator, n and cohort size."""
@@ -120,9 +119,13 @@ class EFBV(BaseStrategy):
         return self._theory
 
     @property
-    def gamma(self) -> float:
-        """The step size in use."""
-        return self._gamma
+    def constants(self) -> dict[str, float]:
+        """`theory` by name, without what would depend on an L that is not known."""
+        known = asdict(self.theory)
+        if self.smoothness is None:
+            # These two were computed for L = L_tilde = 1.
+            del known["gamma"], known["theta"]
+        return known
 
     @property
     def h(self) -> Tensor:
@@ -135,7 +138,7 @@ class EFBV(BaseStrategy):
         # Without L only lambda and nu come from the theory; they do not depend on it.
         unit = Smoothness(L=1.0, L_tilde=1.0, L_max=1.0, mu=0.0)
         self._theory = self.analyse(operator, self.smoothness or unit)
-        self._gamma = self._factor * self._theory.gamma if self._relative else self._factor
+        self.gamma = self._factor * self._theory.gamma if self._relative else self._factor
         self._h = torch.zeros_like(x)
 
     def plan(self, round: int) -> list[Assignment]:
@@ -157,9 +160,7 @@ class EFBV(BaseStrategy):
             spec=rule.compressor.spec,
         )
 
-    def server_update(
-        self, x: Tensor, deliveries: Sequence[Delivery]
-    ) -> tuple[Tensor, Callable[[], None]]:
+    def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> Update:
         """``g = h + nu d``, ``h += lambda d``, ``x <- prox(x - gamma g)``."""
         uploads = [
             Upload(
@@ -176,14 +177,14 @@ class EFBV(BaseStrategy):
             ServerState(x=x, h=self._h),
             uploads,
             clients=self.clients,
-            gamma=self._gamma,
+            gamma=self.gamma,
             prox=self.prox,
         )
 
         def follow() -> None:
             self._h = state.h
 
-        return state.x, follow
+        return Update(x=state.x, follow=follow)
 
     def forget(self) -> None:
         """All h_i are zero again: so is their mean."""
@@ -193,11 +194,7 @@ class EFBV(BaseStrategy):
         """Log what was chosen and from what."""
         logger.info("\t├──> %s, compressor %s", type(self).__name__, self.compressor.spec)
         if self._theory is not None:
-            chosen = {**asdict(self._theory), "stepsize": self._gamma}
-            if self.smoothness is None:
-                # These two would depend on the constants that are not known.
-                del chosen["gamma"], chosen["theta"]
-            for name, value in chosen.items():
+            for name, value in {**self.constants, "stepsize": self.gamma}.items():
                 logger.info("\t│\t├── %s = %.10g", name, value)
         if self.smoothness is not None:
             logger.info(

@@ -22,7 +22,7 @@ from flwr.supercore.run import Run
 from fedstrategies.engines.session import InProcessSession, reason_against
 from fedstrategies.flower import BaseClient, BaseStrategy, CohortSession, FedApp
 from fedstrategies.flower.private import client_error, ensure_identity, identify, over_the_wire
-from fedstrategies.objectives import BatchedObjective, LastPoint
+from fedstrategies.objectives import BatchedObjective
 from fedstrategies.threads import single_threaded
 
 __all__ = ["CohortGrid"]
@@ -83,7 +83,7 @@ class CohortGrid(Grid):
         self.partitions = {node: node - _FIRST_NODE for node in self.contexts}
         self._locks = {node: threading.Lock() for node in self.contexts}
         self._replies: dict[str, Message] = {}
-        self._objective: LastPoint | None = None
+        self._objective: BatchedObjective | None = None
         self._run: Run | None = None
 
     # ---------------------------------------------------------------- Grid
@@ -180,7 +180,7 @@ class CohortGrid(Grid):
         """
         if self._objective is None:
             objectives = [client.objective for client in self.clients]
-            self._objective = LastPoint(type(objectives[0]).stack(objectives))
+            self._objective = type(objectives[0]).stack(objectives).remembering()
         return self._objective
 
     def open_cohort(self, strategy: BaseStrategy) -> CohortSession | None:

@@ -86,13 +86,17 @@ def reason_against(
         return "train_metrics_aggr_fn is the user's and sees replies"
     if strategy.weighted_by_key != "num-examples":
         return "weighted_by_key names a metric that only replies carry"
-    plan = strategy.plan(strategy.round + 1)
+    asked = [
+        ((assignment.constants_of(0), assignment.spec), assignment.rule_of(0))
+        for assignment in strategy.plan(strategy.round + 1)
+    ]
     for index, client in enumerate(grid.clients):
         overridden = _overridden(type(client), BaseClient, _CLIENT_METHODS)
         if overridden:
             return f"client {index} overrides {overridden}"
-        for assignment in plan:
-            if client.rule(assignment.constants, assignment.spec) != assignment.rule:
+        for (constants, spec), rule in asked:
+            # What one client is told must mean the same to all of them.
+            if client.rule(constants, spec) != rule:
                 return f"the rule of client {index} differs from the strategy's"
     for index, context in enumerate(grid.contexts.values()):
         receipts = load_receipts(context.state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from math import isfinite
 
-from fedstrategies.efbv import stepsize as efbv_stepsize
+from fedstrategies import stepsize as stepsizes
 from fedstrategies.experiment.options import ConfigError
 
 __all__ = ["parse_numbers", "parse_smoothness", "parse_start_point", "parse_stepsize"]
@@ -42,7 +42,7 @@ def parse_stepsize(stepsize: str | float) -> tuple[float, bool]:
         If it is none of these, or not positive and finite.
     """
     try:
-        return efbv_stepsize.parse_stepsize(stepsize)
+        return stepsizes.parse_stepsize(stepsize)
     except ValueError as error:
         raise ConfigError(f"stepsize: {error}") from None
 

@@ -8,9 +8,12 @@ from fedstrategies.flower.contract import (
     ClientRule,
     CohortSession,
     Delivery,
+    IndividualRule,
     RoundRecord,
+    Update,
 )
 from fedstrategies.flower.errors import AllClientsFailed, Diverged, ProtocolError
+from fedstrategies.flower.metrics import weighted_mean
 from fedstrategies.flower.strategy import BaseStrategy
 
 __all__ = [
@@ -25,7 +28,10 @@ __all__ = [
     "Delivery",
     "Diverged",
     "FedApp",
+    "IndividualRule",
     "ProtocolError",
     "RoundRecord",
+    "Update",
     "client_app",
+    "weighted_mean",
 ]

@@ -62,16 +62,17 @@ class Attempt(ABC):
         """The round's random stream of each client of an assignment: int64, shape (C,)."""
         return client_keys(self.strategy.seed, self.round, assignment.partition_ids, Purpose.CLIENT)
 
-    def request(self, assignment: Assignment, partition: int, key: int) -> Request:
-        """The control fields for one client, without recovery."""
+    def request(self, assignment: Assignment, position: int, key: int) -> Request:
+        """The control fields for the client at a position of the assignment, without recovery."""
         ledger = self.strategy.ledger
+        partition = int(assignment.partition_ids[position])
         return Request(
             session=ledger.session,
             sequence=ledger.sequence,
             round=self.round,
             key=key,
             ack=ledger.accepted(partition),
-            constants=assignment.constants,
+            constants=assignment.constants_of(position),
             spec=assignment.spec,
             settlement=partition in assignment.settlements,
         )

@@ -66,8 +66,9 @@ class BatchedRound(Attempt):
     def _count(self, assignment: Assignment, payload: Payload) -> None:
         count = len(assignment.partition_ids)
         x = self.strategy.x
-        request = _frame_size(len(x), x.dtype) + Request.size(assignment.constants, assignment.spec)
-        self.strategy.bytes.downlink += count * request
+        frame = _frame_size(len(x), x.dtype)
+        request = frame + Request.size(assignment.constants_of(0), assignment.spec)
+        self.strategy.bytes.downlink += count * request + len(assignment.settlements) * frame
         self.strategy.bytes.uplink += int(encoded_sizes(payload).sum()) + count * Response.SIZE
 
     def _drop_non_finite(

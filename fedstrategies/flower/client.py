@@ -14,7 +14,13 @@ from flwr.client import NumPyClient
 from torch import Tensor
 
 from fedstrategies.flower.contract import ClientRule
-from fedstrategies.flower.control import MemoryCommand, Request, Response, Status
+from fedstrategies.flower.control import (
+    MemoryCommand,
+    Request,
+    Response,
+    Status,
+    unpack_constants,
+)
 from fedstrategies.flower.receipts import Decision, Receipts
 from fedstrategies.flower.records import (
     CONTROL,
@@ -48,11 +54,16 @@ class BaseClient(NumPyClient):
         The node's context, as ``client_fn`` receives it.
     objective : Objective
         The client's f_i.
+    evaluation : Objective or None
+        The same loss on the examples that `evaluate` measures on; None: those of ``objective``.
     """
 
-    def __init__(self, context: Context, *, objective: Objective) -> None:
+    def __init__(
+        self, context: Context, *, objective: Objective, evaluation: Objective | None = None
+    ) -> None:
         self.context = context
         self.objective = objective
+        self.evaluation = objective if evaluation is None else evaluation
 
     @abstractmethod
     def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:
@@ -62,6 +73,20 @@ class BaseClient(NumPyClient):
         ------
         ValueError
             If this client cannot follow (an unknown compressor, say).
+        """
+
+    def measure(self, x: Tensor, constants: tuple[float, ...]) -> dict[str, float]:
+        """What `evaluate` reports of the received model, ``loss`` among it.
+
+        ``constants`` are what the strategy's ``evaluation_constants`` gave for this client.
+        """
+        batch = self.evaluation.as_batch
+        return {"loss": float(batch.values(x)[0]), "accuracy": float(batch.accuracy(x)[0])}
+
+    def keep(self) -> None:
+        """Put what else must last into ``context.state``; called after each upload (default: none).
+
+        Records are replaced, never changed: engines hand out shallow copies of the state.
         """
 
     # ---------------------------------------------------------------- message API
@@ -131,12 +156,13 @@ class BaseClient(NumPyClient):
             return self._refuse(request, Status.LOST)
 
         rule = self.rule(request.constants, request.spec)
-        memory, changed = self._settle(decision, receipts, request, parameters[1:], rule)
         x = decode_vector(bytes(parameters[0]), dimension=self.objective.dimension)
+        memory, changed = self._settle(decision, receipts, request, x, parameters[1:], rule)
         payload, losses = rule.step(memory, x, self.objective.as_batch, torch.tensor([request.key]))
         blob = encode(payload)
         receipts = receipts.after_upload(request, blob, float(losses[0]))
         save_state(self.context.state, receipts, memory if changed else None)
+        self.keep()
         return self._reply(request, receipts)
 
     @overload
@@ -150,7 +176,7 @@ class BaseClient(NumPyClient):
     def evaluate(
         self, parameters: Message | Arrays, config: Context | dict[str, Scalar]
     ) -> Message | tuple[float, int, dict[str, Scalar]]:
-        """Loss and accuracy of the received model on this client's data.
+        """What `measure` says of the received model on this client's data.
 
         Called as ``evaluate(message, context)`` it answers with a message; called as
         ``evaluate(parameters, config)`` it is NumPyClient's method.
@@ -158,25 +184,33 @@ class BaseClient(NumPyClient):
         if isinstance(parameters, Message):
             (record,) = records_of(parameters.content, ArrayRecord)
             (array,) = record.values()
-            loss, examples, metrics = self._evaluate(blob_of(array))
-            measured = MetricRecord({"num-examples": examples, "loss": loss})
-            measured["accuracy"] = cast(float, metrics["accuracy"])
-            return Message(RecordDict({"metrics": measured}), reply_to=parameters)
-        return self._evaluate(parameters[0])
+            assert isinstance(config, Context)
+            self.context = config
+            configs = records_of(parameters.content, ConfigRecord)
+            known = {key: value for record in configs for key, value in record.items()}
+            measured = self._evaluate(blob_of(array), known)
+            examples = self.evaluation.num_examples
+            metrics = MetricRecord({"num-examples": examples, **measured})
+            return Message(RecordDict({"metrics": metrics}), reply_to=parameters)
+        assert not isinstance(config, Context)
+        measured = self._evaluate(parameters[0], config)
+        return measured.pop("loss"), self.evaluation.num_examples, {**measured}
 
     # ---------------------------------------------------------------- internals
 
-    def _evaluate(self, blob: npt.NDArray[np.uint8]) -> tuple[float, int, dict[str, Scalar]]:
+    def _evaluate(
+        self, blob: npt.NDArray[np.uint8], config: Mapping[str, object]
+    ) -> dict[str, float]:
         x = decode_vector(bytes(blob), dimension=self.objective.dimension)
-        batch = self.objective.as_batch
-        loss = float(batch.values(x)[0])
-        return loss, self.objective.num_examples, {"accuracy": float(batch.accuracy(x)[0])}
+        constants = config.get(CONTROL, b"")
+        return self.measure(x, unpack_constants(constants if isinstance(constants, bytes) else b""))
 
     def _settle(
         self,
         decision: Decision,
         receipts: Receipts,
         request: Request,
+        x: Tensor,
         extra: Arrays,
         rule: ClientRule,
     ) -> tuple[Mapping[str, Tensor], bool]:
@@ -199,7 +233,7 @@ class BaseClient(NumPyClient):
         assert pending is not None
         settled = decode(pending.blob, dimension=dimension, name="pending upload")
         settlement = (
-            decode_vector(bytes(extra[-1]), dimension=dimension) if request.settlement else None
+            decode_vector(bytes(extra[-1]), dimension=dimension) if request.settlement else x
         )
         self.rule(pending.constants, pending.spec).commit_(memory, settled, settlement=settlement)
         return memory, True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -22,7 +22,9 @@ __all__ = [
     "ClientRule",
     "CohortSession",
     "Delivery",
+    "IndividualRule",
     "RoundRecord",
+    "Update",
 ]
 
 
@@ -55,12 +57,20 @@ class ClientRule(Protocol):
     ) -> None:
         """Advance the memory, in place, by messages the server used.
 
-        ``settlement`` is the model (d,) of the round in which they were used, for algorithms
-        that need it.
+        ``settlement`` is what the round that used them settled on (`Update.settlement`, (d,)),
+        for algorithms that need it.
         """
 
     def template(self, dimension: int, dtype: torch.dtype) -> Payload:
         """A payload of the kind this rule sends (C = 1); uploads of other kinds are refused."""
+
+
+@runtime_checkable
+class IndividualRule(ClientRule, Protocol):
+    """A rule with constants of each client's own, one per row of memory and objective."""
+
+    def row(self, index: int) -> ClientRule:
+        """The rule as the client in row ``index`` has it, alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +82,34 @@ class Assignment:
     partition_ids : Tensor
         int64, ascending.
     rule : ClientRule
-        What they do.
+        What they do; an `IndividualRule` if ``individual`` is not empty.
     constants, spec : tuple of float, str
         The rule as it travels; the client builds its rule from these alone.
+    individual : tuple of tuple of float
+        Further constants of each client's own, in the order of ``partition_ids``; they travel
+        behind the shared ones, equally many for everyone. Empty: none.
     settlements : mapping of int to Tensor
-        For clients whose last used upload needs it: the model of the round that used it.
+        For clients whose last used upload needs it: what the round that used it settled on,
+        where that is not the model they are sent now.
     """
 
     partition_ids: Tensor
     rule: ClientRule
     constants: tuple[float, ...]
     spec: str
+    individual: tuple[tuple[float, ...], ...] = ()
     settlements: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def constants_of(self, position: int) -> tuple[float, ...]:
+        """All constants of the client at a position of ``partition_ids``."""
+        return (*self.constants, *self.individual[position]) if self.individual else self.constants
+
+    def rule_of(self, position: int) -> ClientRule:
+        """The rule of the client at a position of ``partition_ids``, as it must build it."""
+        if not self.individual:
+            return self.rule
+        assert isinstance(self.rule, IndividualRule)
+        return self.rule.row(int(self.partition_ids[position]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +129,30 @@ class Delivery:
     assignment: Assignment
     partition_ids: Tensor
     payload: Payload
+
+
+def _nothing() -> None:
+    """The room's own state does not move."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What a round changes; nothing of it has happened yet.
+
+    Attributes
+    ----------
+    x : Tensor
+        The new model, shape (d,).
+    follow : callable
+        Makes the room's own state follow. A round is committed as a whole or not at all: the
+        state changes here and nowhere else.
+    settlement : Tensor or None
+        What memories are committed by, shape (d,); None: the new model.
+    """
+
+    x: Tensor
+    follow: Callable[[], None] = _nothing
+    settlement: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,16 @@ from enum import IntEnum
 
 from fedstrategies.flower.errors import ProtocolError
 
-__all__ = ["ORIGIN", "MemoryCommand", "Request", "Response", "Status", "Tag"]
+__all__ = [
+    "ORIGIN",
+    "MemoryCommand",
+    "Request",
+    "Response",
+    "Status",
+    "Tag",
+    "pack_constants",
+    "unpack_constants",
+]
 
 VERSION = 1
 """Version of the protocol; client and server must agree."""
@@ -17,6 +26,18 @@ VERSION = 1
 _TAG = struct.Struct("<QQI")
 _REQUEST = struct.Struct("<BQQIq20sBBBB")
 _RESPONSE = struct.Struct("<BBQQII")
+
+
+def pack_constants(constants: tuple[float, ...]) -> bytes:
+    """Constants as they travel with an evaluate message: 8 bytes each."""
+    return struct.pack(f"<{len(constants)}d", *constants)
+
+
+def unpack_constants(data: bytes) -> tuple[float, ...]:
+    """What `pack_constants` packed; `ProtocolError` if the length is no multiple of 8."""
+    if len(data) % 8:
+        raise ProtocolError(f"constants: {len(data)} bytes are no whole number of them")
+    return struct.unpack(f"<{len(data) // 8}d", data)
 
 
 @dataclass(frozen=True)
@@ -121,7 +142,7 @@ class Request:
             len(self.constants),
             len(text),
         )
-        return head + struct.pack(f"<{len(self.constants)}d", *self.constants) + text
+        return head + pack_constants(self.constants) + text
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Request:

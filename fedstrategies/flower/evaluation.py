@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from fedstrategies.flower.control import pack_constants
 from fedstrategies.flower.metrics import aggregate_metrics
-from fedstrategies.flower.records import raw_array
+from fedstrategies.flower.records import CONTROL, raw_array
 from fedstrategies.sampling import NiceSampling
 from fedstrategies.wire import encode_vector
 
@@ -37,19 +38,24 @@ def evaluation_messages(
     law = NiceSampling(cohort_size=size)
     chosen = law.draw(len(nodes), seed=strategy.seed, round=-server_round)
     frame = encode_vector(strategy.x)
-    record = RecordDict(
-        {
-            strategy.arrayrecord_key: ArrayRecord({"0": raw_array(frame)}),
-            strategy.configrecord_key: ConfigRecord({**config, "server-round": server_round}),
-        }
-    )
+    model = ArrayRecord({"0": raw_array(frame)})
+    user = {**config, "server-round": server_round}
     present = sorted(nodes)
-    strategy.evaluating = {nodes[present[i]] for i in chosen.tolist()}
-    strategy.bytes.downlink += len(frame) * len(strategy.evaluating)
-    return [
-        Message(record, dst_node_id=node, message_type=MessageType.EVALUATE)
-        for node in (nodes[present[i]] for i in chosen.tolist())
-    ]
+    strategy.evaluating = set()
+    messages = []
+    for partition in (present[i] for i in chosen.tolist()):
+        control = pack_constants(strategy.evaluation_constants(partition))
+        content = RecordDict(
+            {
+                strategy.arrayrecord_key: model,
+                strategy.configrecord_key: ConfigRecord({**user, CONTROL: control}),
+            }
+        )
+        node = nodes[partition]
+        strategy.evaluating.add(node)
+        strategy.bytes.downlink += len(frame) + len(control)
+        messages.append(Message(content, dst_node_id=node, message_type=MessageType.EVALUATE))
+    return messages
 
 
 def evaluation_metrics(strategy: BaseStrategy, replies: Iterable[Message]) -> MetricRecord | None:

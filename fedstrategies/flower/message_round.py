@@ -51,17 +51,19 @@ class MessageRound(Attempt):
         messages = []
         for assignment in self.plan:
             keys = self.keys(assignment).tolist()
-            for partition, key in zip(assignment.partition_ids.tolist(), keys, strict=True):
+            for position, partition in enumerate(assignment.partition_ids.tolist()):
                 node = nodes.get(partition)
                 if node is None:
                     self.failures.append(f"partition {partition}: not connected")
                     self.strategy.ledger.close(partition)
                     continue
                 request, recovery = self._with_recovery(
-                    self.request(assignment, partition, key), partition
+                    self.request(assignment, position, keys[position]), partition
                 )
                 control = request.to_bytes()
-                extra = [*recovery, *self._settlement(assignment, partition)]
+                extra = [*recovery]
+                if request.settlement:
+                    extra.append(encode_vector(assignment.settlements[partition]))
                 arrays = (
                     ArrayRecord({str(i): a for i, a in enumerate([model, *map(raw_array, extra)])})
                     if extra
@@ -81,6 +83,7 @@ class MessageRound(Attempt):
         return messages
 
     def _with_recovery(self, request: Request, partition: int) -> tuple[Request, list[bytes]]:
+        """What the recovery orders, and its frames; a memory that is replaced needs no settling."""
         command = self.strategy.ledger.recovery(partition)
         if command is MemoryCommand.KEEP:
             return request, []
@@ -92,11 +95,6 @@ class MessageRound(Attempt):
             replace(request, memory=command, settlement=False),
             blobs,
         )
-
-    @staticmethod
-    def _settlement(assignment: Assignment, partition: int) -> list[bytes]:
-        vector = assignment.settlements.get(partition)
-        return [] if vector is None else [encode_vector(vector)]
 
     def collect(self, replies: Iterable[Message]) -> list[Delivery]:
         """Decode and judge every reply; nothing of the strategy's state changes here."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.batched_round import BatchedRound
-from fedstrategies.flower.contract import Assignment, Callback, Delivery
+from fedstrategies.flower.contract import Assignment, Callback, Delivery, Update
 from fedstrategies.flower.counters import ByteCounters
 from fedstrategies.flower.errors import Diverged
 from fedstrategies.flower.evaluation import evaluation_messages, evaluation_metrics
@@ -53,6 +53,8 @@ class BaseStrategy(StrategySettings, Strategy):
         self.nodes = NodeDirectory()
         self.round = 0
         """Communication rounds completed."""
+        self.gamma = 0.0
+        """Step size in use; set by `prepare`."""
         self.participants = 0
         self.failures: tuple[str, ...] = ()
         """What went wrong in the last attempt, one line per client."""
@@ -81,17 +83,20 @@ class BaseStrategy(StrategySettings, Strategy):
         """Who does what in communication round ``round``; assignments are disjoint."""
 
     @abstractmethod
-    def server_update(
-        self, x: Tensor, deliveries: Sequence[Delivery]
-    ) -> tuple[Tensor, Callable[[], None]]:
-        """The new model, and what makes the room's own state follow.
-
-        The state must change only in the returned callable: a round is committed as a whole or
-        not at all.
-        """
+    def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> Update:
+        """What the uploads make of the model; nothing may change here, see `Update`."""
 
     def forget(self) -> None:
         """All client memories were reset: make the server's own state follow (default: none)."""
+
+    def evaluation_constants(self, partition: int) -> tuple[float, ...]:
+        """What the client of a partition must know to evaluate its model (default: nothing)."""
+        return ()
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """What the room's analysis chose, by name, once `prepare` has run (default: nothing)."""
+        return {}
 
     # ---------------------------------------------------------------- state others may read
 
@@ -212,10 +217,10 @@ class BaseStrategy(StrategySettings, Strategy):
             return False
         if not deliveries or (attempt.failures and self.on_failure == "redo"):
             return False
-        x, follow = self.server_update(self.x, deliveries)
-        if not bool(torch.isfinite(x).all()):
+        update = self.server_update(self.x, deliveries)
+        if not bool(torch.isfinite(update.x).all()):
             raise Diverged(attempt.round, "the model is not finite")
-        follow()
+        update.follow()
         if self.memory is not None:
             for delivery in deliveries:
                 whole = len(delivery.partition_ids) == self.clients
@@ -223,10 +228,10 @@ class BaseStrategy(StrategySettings, Strategy):
                     self.memory,
                     delivery.payload,
                     clients=None if whole else delivery.partition_ids,
-                    settlement=x,
+                    settlement=update.x if update.settlement is None else update.settlement,
                 )
         attempt.record_receipts()
-        self._x, self._arrays = x, None
+        self._x, self._arrays = update.x, None
         self.round = attempt.round
         self.participants = sum(len(delivery.partition_ids) for delivery in deliveries)
         return True

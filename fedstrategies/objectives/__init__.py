@@ -4,8 +4,19 @@ from fedstrategies.objectives.base import BatchedObjective, Objective
 from fedstrategies.objectives.batched_logistic import BatchedLogisticRegression
 from fedstrategies.objectives.classifiers import linear_classifier, mlp_classifier
 from fedstrategies.objectives.last_point import LastPoint
+from fedstrategies.objectives.local_solver import (
+    ExactLocalSolver,
+    LocalOptimum,
+    LocalSGD,
+    LocalSolver,
+)
 from fedstrategies.objectives.logistic import LogisticRegression
 from fedstrategies.objectives.looped import LoopedObjectives
+from fedstrategies.objectives.personal import (
+    FLIXObjectives,
+    PersonalObjective,
+    PersonalObjectives,
+)
 from fedstrategies.objectives.prox import L1, Box, NoProx, Prox, SquaredL2, parse_prox
 from fedstrategies.objectives.smoothness import Smoothness, logistic_smoothness
 from fedstrategies.objectives.softmax import minimise_softmax, softmax_smoothness
@@ -17,11 +28,18 @@ __all__ = [
     "BatchedLogisticRegression",
     "BatchedObjective",
     "Box",
+    "ExactLocalSolver",
+    "FLIXObjectives",
     "LastPoint",
+    "LocalOptimum",
+    "LocalSGD",
+    "LocalSolver",
     "LogisticRegression",
     "LoopedObjectives",
     "NoProx",
     "Objective",
+    "PersonalObjective",
+    "PersonalObjectives",
     "Prox",
     "Smoothness",
     "Solution",

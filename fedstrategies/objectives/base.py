@@ -63,6 +63,30 @@ class Objective(ABC):
             Shapes () and (d,).
         """
 
+    def at_rows(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and gradient of f_i on some of its examples, regulariser included.
+
+        Parameters
+        ----------
+        x : Tensor
+            Shape (d,).
+        rows : Tensor
+            int64 row numbers of this client's examples, shape (B,).
+
+        Returns
+        -------
+        tuple of Tensor
+            Shapes () and (d,).
+
+        Raises
+        ------
+        NotImplementedError
+            If the objective cannot pick examples.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no at_rows, which training in shuffled passes needs"
+        )
+
     @abstractmethod
     def value(self, x: Tensor) -> Tensor:
         """f_i(x) over all examples: shape ()."""
@@ -97,6 +121,12 @@ class BatchedObjective(ABC):
     their number; without it C' = n. Results may be shared with later calls: callers must not
     write into them.
     """
+
+    def remembering(self) -> BatchedObjective:
+        """The same, giving the stored result when asked again at the same point."""
+        from fedstrategies.objectives.last_point import LastPoint
+
+        return LastPoint(self)
 
     @abstractmethod
     def __len__(self) -> int:

@@ -87,6 +87,13 @@ class LogisticRegression(Objective):
         values, gradients = self.as_batch.value_and_gradient(x, keys=key)
         return values[0], gradients[0]
 
+    def at_rows(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """f_i(x) and its gradient on some rows; see `Objective.at_rows`."""
+        part = LogisticRegression(
+            features=self.features[rows], labels=self.labels[rows], l2=self.l2
+        )
+        return part.value_and_gradient(x)
+
     def value(self, x: Tensor) -> Tensor:
         """f_i(x): shape ()."""
         return self.as_batch.values(x)[0]

@@ -114,11 +114,20 @@ class TorchObjective(Objective):
 
     def value_and_gradient(self, x: Tensor, *, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """f_i(x) and its gradient; see `Objective.value_and_gradient`."""
+        return self._over(x, self._batches(key), key)
+
+    def at_rows(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """f_i(x) and its gradient on some examples; see `Objective.at_rows`."""
+        return self._over(x, iter([(1.0, *self._examples.take(rows, self._device))]), None)
+
+    def _over(
+        self, x: Tensor, batches: Iterator[tuple[float, Tensor, Tensor]], key: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         point = x.detach().to(self._device).requires_grad_()
         value = torch.zeros((), dtype=x.dtype, device=self._device)
         gradient = torch.zeros_like(point)
         with torch.enable_grad(), self._random_draws(key):
-            for share, features, targets in self._batches(key):
+            for share, features, targets in batches:
                 part = share * self._loss(self._forward(point, features), targets)
                 (slope,) = torch.autograd.grad(part, point, allow_unused=True)
                 value += part.detach()

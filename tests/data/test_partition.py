@@ -2,7 +2,10 @@ import pytest
 import torch
 
 from fedstrategies.data import (
+    PARTITION_EXAMPLES,
+    PARTITIONS,
     DataError,
+    Dataset,
     contiguous_partition,
     iid_partition,
     partition,
@@ -14,6 +17,24 @@ def as_lists(shards):
     return [shard.tolist() for shard in shards]
 
 
+def rows_of(number, **given):
+    index = torch.arange(number)
+    return Dataset(features=torch.zeros(number, 1), labels=index % 2, name="rows", **given)
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    """Three classes, five natural clients and well separated rows, 60 in all."""
+    row = torch.arange(60)
+    return Dataset(
+        features=torch.stack([row * 10.0, row % 7.0], dim=1),
+        labels=row % 3,
+        name="blobs",
+        groups=row % 5,
+        group_names=tuple("abcde"),
+    )
+
+
 def test_contiguous_gives_the_remainder_to_the_last():
     assert as_lists(contiguous_partition(11, 4)) == [[0, 1], [2, 3], [4, 5], [6, 7, 8, 9, 10]]
 
@@ -21,7 +42,7 @@ def test_contiguous_gives_the_remainder_to_the_last():
 @pytest.mark.parametrize(("rows", "clients"), [(8124, 20), (8124, 1000), (8124, 8124), (7, 1)])
 @pytest.mark.parametrize("kind", ["contiguous", "iid"])
 def test_shards_cover_every_row_once(kind, rows, clients):
-    shards = partition(kind, rows, clients, seed=3)
+    shards = partition(kind, rows_of(rows), clients, seed=3)
     assert len(shards) == clients
     assert torch.equal(torch.cat(shards).sort().values, torch.arange(rows))
     sizes = [len(shard) for shard in shards]
@@ -64,10 +85,47 @@ def test_impossible_partitions_are_refused():
     for overlap in (0, 4):
         with pytest.raises(DataError, match=f"overlap .* got {overlap}"):
             contiguous_partition(10, 3, overlap=overlap)
-    with pytest.raises(DataError, match="arrives with Scafflix"):
-        partition("dirichlet:alpha=0.5", 10, 2)
-    with pytest.raises(DataError, match="unknown partition 'random'; known: contiguous, iid"):
-        partition("random", 10, 2)
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_every_partition_deals_every_row_once_in_ascending_order(name, blobs):
+    spec = PARTITION_EXAMPLES[name]
+    shards = partition(spec, blobs, 5, seed=2)
+    assert len(shards) == 5
+    assert all(shard.dtype == torch.int64 and len(shard) for shard in shards)
+    assert all(bool((shard.diff() > 0).all()) for shard in shards)
+    assert torch.equal(torch.cat(shards).sort().values, torch.arange(60))
+    assert as_lists(partition(spec, blobs, 5, seed=2)) == as_lists(shards)
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_no_partition_takes_more_clients_than_rows_or_none(name):
+    row = torch.arange(4)
+    four = Dataset(
+        features=torch.eye(4), labels=row % 2, name="four", groups=row, group_names=tuple("abcd")
+    )
+    for clients, complaint in ((5, "5 clients are more than the 4 rows"), (0, "at least 1, got 0")):
+        with pytest.raises(DataError, match=complaint):
+            partition(PARTITION_EXAMPLES[name], four, clients)
+
+
+def test_the_seed_and_the_options_reach_the_partition(blobs):
+    for spec in ("iid", "dirichlet:alpha=1,min_size=1", "classes:per_client=2"):
+        dealt = {str(as_lists(partition(spec, blobs, 4, seed=seed))) for seed in range(4)}
+        assert len(dealt) > 1, spec
+    for spec in ("contiguous", "natural", "classes:per_client=2,assignment=deterministic"):
+        dealt = {str(as_lists(partition(spec, blobs, 4, seed=seed))) for seed in range(4)}
+        assert len(dealt) == 1, spec
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_overlap_is_for_shards_of_an_order(name, blobs):
+    spec = PARTITION_EXAMPLES[name]
+    if name in ("contiguous", "iid"):
+        assert len(partition(spec, blobs, 5, overlap=2)[0]) == 24
+        return
+    with pytest.raises(DataError, match=f"contiguous and iid shards; partition '{spec}' has none"):
+        partition(spec, blobs, 5, overlap=2)
 
 
 def test_test_rows_are_a_keyed_part_of_every_shard():

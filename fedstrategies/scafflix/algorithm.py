@@ -1,0 +1,336 @@
+"""Scafflix and its baselines: explicit personalisation and accelerated local training.
+
+The FLIX problem is ``min_x (1/n) sum_i f_i(x~_i)`` with the deployed model of client i
+``x~_i = alpha_i x + (1 - alpha_i) x_i*``, where ``x_i* = argmin f_i``. One round of Scafflix:
+
+    client i in S:   x_i = x
+                     K times:   x_i <- x_i - (gamma_i/alpha_i) (g_i - h_i),   g_i ~ grad f_i(x~_i)
+                     sends x^_i = x_i
+    server:          x = sum_S w_i x^_i / sum_S w_i,   w_i = alpha_i^2 / gamma_i
+    settle:          h_i <- h_i + (p alpha_i/gamma_i) (x - x^_i)
+
+alpha_i = 1 is i-Scaffnew, with equal gamma_i Scaffnew (ProxSkip). The invariant is
+``sum_i alpha_i h_i = 0``: settling moves it by ``p sum_S w_i (x - x^_i)``, which the weighted
+mean x over exactly the used uploads makes zero. It holds only if every used upload is settled by
+the mean of the round that used it.
+
+Source: Yi, Condat, Richtarik (2023); dissertation arXiv 2509.08233, chapter on Scafflix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import floor, log1p
+
+import torch
+from torch import Tensor
+
+from fedstrategies.compressors import Floats, Payload
+from fedstrategies.objectives import BatchedObjective, PersonalObjectives
+from fedstrategies.random import Purpose, client_keys, derived_keys, uniforms
+from fedstrategies.reduce import sum_over_clients
+
+__all__ = [
+    "FLIXRule",
+    "FedAvgRule",
+    "ScafflixRule",
+    "draw_local_steps",
+    "local_steps",
+    "weighted_mean",
+]
+
+
+def local_steps(
+    x: Tensor,
+    objective: BatchedObjective,
+    *,
+    shift: Tensor | None,
+    gamma: Tensor,
+    alpha: Tensor,
+    steps: int,
+    keys: Tensor,
+    clients: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """K steps ``x_i <- x_i - (gamma_i/alpha_i)(g_i - h_i)`` of C clients, all from x.
+
+    Parameters
+    ----------
+    x : Tensor
+        Model at the start of the round, shape (d,).
+    objective : BatchedObjective
+        The n clients' f_i; `PersonalObjectives` unless every alpha_i is 1.
+    shift : Tensor or None
+        h_i, shape (C, d); None: zero.
+    gamma, alpha : Tensor
+        gamma_i > 0 and alpha_i in (0, 1], float64, shape (C,).
+    steps : int
+        K >= 1.
+    keys : Tensor
+        int64, shape (C,): the round's stream of each participating client.
+    clients : Tensor or None
+        int64, shape (C,): rows of the participants in ``objective``; None: all.
+
+    Returns
+    -------
+    tuple of Tensor
+        x^_i, shape (C, d), and the losses f_i(x~_i) at x, shape (C,).
+    """
+    scale = (gamma / alpha).to(x.dtype).unsqueeze(1)
+    draws = derived_keys(keys, Purpose.MINIBATCH)
+    points, first = x, None
+    for step in range(steps):
+        batch = derived_keys(draws, step) if objective.stochastic else None
+        losses, gradients = objective.value_and_gradient(
+            _deployed(objective, points, alpha, clients), clients=clients, keys=batch
+        )
+        first = losses if first is None else first
+        points = points - scale * (gradients if shift is None else gradients - shift)
+    assert first is not None
+    return points, first
+
+
+def weighted_mean(points: Tensor, weights: Tensor, partition_ids: Tensor) -> Tensor:
+    """``sum_j w_j x_j / sum_j w_j`` over the used uploads, in the order of `reduce`.
+
+    Parameters
+    ----------
+    points : Tensor
+        Shape (C, d).
+    weights : Tensor
+        float64, shape (C,), positive.
+    partition_ids : Tensor
+        int64, shape (C,), ascending.
+    """
+    shares = (weights / weights.sum()).to(points.dtype).unsqueeze(1)
+    return sum_over_clients(shares * points, partition_ids)
+
+
+def draw_local_steps(p: float, *, seed: int, round: int) -> int:
+    """K ~ Geometric(p) on {1, 2, ...}: the local steps until the coin of the paper shows heads.
+
+    Parameters
+    ----------
+    p : float
+        Communication probability in (0, 1]; the mean is 1/p.
+    seed, round : int
+        The draw is a function of these alone; all clients take the same K.
+    """
+    if p >= 1:
+        return 1
+    key = client_keys(seed, round, torch.zeros(1, dtype=torch.int64), Purpose.LOCAL_STEPS)
+    return 1 + floor(log1p(-float(uniforms(key, 1))) / log1p(-p))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScafflixRule:
+    """What a client does in one round of Scafflix.
+
+    gamma and alpha have one entry per row of memory and objective: n on the server, one on a
+    client. ``clients`` selects among them as it selects rows of the memory.
+
+    Attributes
+    ----------
+    local_steps : int
+        K of this round.
+    p : float
+        Communication probability; K is drawn with it, or fixed to 1/p.
+    gamma, alpha : tuple of float
+        gamma_i and alpha_i; alpha_i = 0 for clients that never take part.
+    """
+
+    local_steps: int
+    p: float
+    gamma: tuple[float, ...]
+    alpha: tuple[float, ...]
+
+    def initial_memory(
+        self, clients: int, dimension: int, dtype: torch.dtype, device: torch.device
+    ) -> dict[str, Tensor]:
+        """h_i = 0, shape (C, d): only then is sum_i alpha_i h_i = 0 from the start."""
+        return {"h": torch.zeros((clients, dimension), dtype=dtype, device=device)}
+
+    def step(
+        self,
+        memory: Mapping[str, Tensor],
+        x: Tensor,
+        objective: BatchedObjective,
+        keys: Tensor,
+        *,
+        clients: Tensor | None = None,
+    ) -> tuple[Payload, Tensor]:
+        """Models x^_i after K local steps, whole, and losses f_i(x~_i) at x; changes nothing."""
+        points, losses = local_steps(
+            x,
+            objective,
+            shift=_rows(memory["h"], clients),
+            gamma=_numbers(self.gamma, clients),
+            alpha=_numbers(self.alpha, clients),
+            steps=self.local_steps,
+            keys=keys,
+            clients=clients,
+        )
+        return _whole(points), losses
+
+    def commit_(
+        self,
+        memory: Mapping[str, Tensor],
+        payload: Payload,
+        *,
+        clients: Tensor | None = None,
+        settlement: Tensor | None = None,
+    ) -> None:
+        """In place: ``h_i <- h_i + (p alpha_i/gamma_i)(x - x^_i)``, x = ``settlement``.
+
+        Raises
+        ------
+        ValueError
+            If the mean of the round that used the upload is not given.
+        """
+        if settlement is None:
+            raise ValueError("Scafflix settles an upload by the mean of the round that used it")
+        shares = self.p * _numbers(self.alpha, clients) / _numbers(self.gamma, clients)
+        change = shares.to(settlement.dtype).unsqueeze(1) * (settlement - payload.dense())
+        if clients is None:
+            memory["h"].add_(change)
+        else:
+            memory["h"].index_add_(0, clients, change)
+
+    def template(self, dimension: int, dtype: torch.dtype) -> Payload:
+        """A whole model."""
+        return _whole(torch.zeros((1, dimension), dtype=dtype))
+
+    def row(self, index: int) -> ScafflixRule:
+        """The rule as one client has it."""
+        return ScafflixRule(
+            local_steps=self.local_steps,
+            p=self.p,
+            gamma=(self.gamma[index],),
+            alpha=(self.alpha[index],),
+        )
+
+
+class _WithoutMemory:
+    """What the rules of the two baselines share: nothing to remember, dense uploads."""
+
+    def initial_memory(
+        self, clients: int, dimension: int, dtype: torch.dtype, device: torch.device
+    ) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def commit_(
+        self,
+        memory: Mapping[str, Tensor],
+        payload: Payload,
+        *,
+        clients: Tensor | None = None,
+        settlement: Tensor | None = None,
+    ) -> None:
+        """Nothing is remembered."""
+
+    def template(self, dimension: int, dtype: torch.dtype) -> Payload:
+        """A dense vector."""
+        return _whole(torch.zeros((1, dimension), dtype=dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedAvgRule(_WithoutMemory):
+    """K plain local (stochastic) gradient steps on f_i; sends the model.
+
+    Attributes
+    ----------
+    local_steps : int
+        K.
+    gamma : tuple of float
+        Step size, one per row of the objective.
+    """
+
+    local_steps: int
+    gamma: tuple[float, ...]
+
+    def step(
+        self,
+        memory: Mapping[str, Tensor],
+        x: Tensor,
+        objective: BatchedObjective,
+        keys: Tensor,
+        *,
+        clients: Tensor | None = None,
+    ) -> tuple[Payload, Tensor]:
+        """Models after K local steps and losses f_i(x)."""
+        gamma = _numbers(self.gamma, clients)
+        points, losses = local_steps(
+            x,
+            objective,
+            shift=None,
+            gamma=gamma,
+            alpha=torch.ones_like(gamma),
+            steps=self.local_steps,
+            keys=keys,
+            clients=clients,
+        )
+        return _whole(points), losses
+
+    def row(self, index: int) -> FedAvgRule:
+        """The rule as one client has it."""
+        return FedAvgRule(local_steps=self.local_steps, gamma=(self.gamma[index],))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FLIXRule(_WithoutMemory):
+    """One (stochastic) gradient of ``F_i(x) = f_i(alpha_i x + (1 - alpha_i) x_i*)``.
+
+    Attributes
+    ----------
+    alpha : tuple of float
+        alpha_i, one per row of the objective.
+    """
+
+    alpha: tuple[float, ...]
+
+    def step(
+        self,
+        memory: Mapping[str, Tensor],
+        x: Tensor,
+        objective: BatchedObjective,
+        keys: Tensor,
+        *,
+        clients: Tensor | None = None,
+    ) -> tuple[Payload, Tensor]:
+        """``alpha_i grad f_i(x~_i)`` and losses f_i(x~_i)."""
+        alpha = _numbers(self.alpha, clients)
+        batch = (
+            derived_keys(derived_keys(keys, Purpose.MINIBATCH), 0) if objective.stochastic else None
+        )
+        losses, gradients = objective.value_and_gradient(
+            _deployed(objective, x, alpha, clients), clients=clients, keys=batch
+        )
+        return _whole(alpha.to(x.dtype).unsqueeze(1) * gradients), losses
+
+    def row(self, index: int) -> FLIXRule:
+        """The rule as one client has it."""
+        return FLIXRule(alpha=(self.alpha[index],))
+
+
+def _deployed(
+    objective: BatchedObjective, points: Tensor, alpha: Tensor, clients: Tensor | None
+) -> Tensor:
+    """x~_i; the points themselves where no client is personal."""
+    if bool((alpha == 1).all()):
+        return points
+    if not isinstance(objective, PersonalObjectives):
+        raise ValueError("alpha below 1 needs the clients' x_i*: stack PersonalObjective")
+    return objective.deployed(points, alpha, clients=clients)
+
+
+def _numbers(values: Sequence[float], clients: Tensor | None) -> Tensor:
+    return _rows(torch.tensor(values, dtype=torch.float64), clients)
+
+
+def _rows(values: Tensor, clients: Tensor | None) -> Tensor:
+    return values if clients is None else values[clients]
+
+
+def _whole(points: Tensor) -> Payload:
+    return Payload(dimension=points.shape[1], values=Floats(points))

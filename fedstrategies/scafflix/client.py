@@ -1,0 +1,178 @@
+"""The client of Scafflix, i-Scaffnew, Scaffnew, FLIX and FedAvg."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecord, Context
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedstrategies.flower import BaseClient, ClientRule
+from fedstrategies.objectives import (
+    LocalOptimum,
+    LocalSolver,
+    Objective,
+    PersonalObjective,
+    PersonalObjectives,
+)
+from fedstrategies.random import Purpose, client_keys
+from fedstrategies.scafflix.algorithm import FedAvgRule, FLIXRule, ScafflixRule
+from fedstrategies.scafflix.metrics import PERSONAL
+from fedstrategies.wire import decode_vector, encode_vector
+
+__all__ = ["ScafflixClient", "save_model"]
+
+_OPTIMUM = "fedstrategies.local-optimum"
+
+
+class ScafflixClient(BaseClient):
+    """Trains ``f_i(alpha_i x + (1 - alpha_i) x_i*)`` and deploys that mixture of two models.
+
+    x_i*, the minimiser of f_i alone, is computed when it is first needed (never, if alpha_i is
+    1), and kept in ``context.state``; it is solved for again if the solver's settings change.
+    It never leaves the client.
+
+    Parameters
+    ----------
+    context : flwr.app.Context
+        The node's context, as ``client_fn`` receives it.
+    objective : Objective
+        The client's f_i, or a `PersonalObjective` that knows its solver already.
+    solver : LocalSolver or None
+        How x_i* is computed: ``ExactLocalSolver()`` (the default) for convex f_i, ``LocalSGD``
+        for networks.
+    evaluation : Objective or None
+        The same loss on the examples that `evaluate` measures on; None: the training examples.
+    save_to : Path or None
+        File (safetensors) that every evaluation replaces by the deployed model it measured.
+
+    Raises
+    ------
+    ValueError
+        If ``objective`` is a `PersonalObjective` and a solver is given as well.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        objective: Objective,
+        solver: LocalSolver | None = None,
+        evaluation: Objective | None = None,
+        save_to: Path | None = None,
+    ) -> None:
+        if isinstance(objective, PersonalObjective):
+            if solver is not None:
+                raise ValueError("the PersonalObjective has a solver already; give it there")
+            personal = objective
+        else:
+            partition = torch.tensor([int(context.node_config.get("partition-id", 0))])
+            personal = PersonalObjective(
+                objective=objective,
+                solver=solver,
+                key=client_keys(0, 0, partition, Purpose.LOCAL_OPTIMUM),
+            )
+        super().__init__(context, objective=personal, evaluation=evaluation or personal.objective)
+        self.personal = personal
+        self.save_to = save_to
+        self._was_known = personal.solved or self._recall()
+
+    def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:
+        """The client half that ``spec`` names.
+
+        ``scafflix`` with (K, p, gamma_i, alpha_i), ``fedavg`` with (K, gamma_i), ``flix`` with
+        (alpha_i).
+
+        Raises
+        ------
+        ValueError
+            If the server asks for anything else.
+        """
+        if spec == "scafflix" and len(constants) == 4:
+            steps, p, gamma, alpha = constants
+            return ScafflixRule(local_steps=int(steps), p=p, gamma=(gamma,), alpha=(alpha,))
+        if spec == "fedavg" and len(constants) == 2:
+            return FedAvgRule(local_steps=int(constants[0]), gamma=(constants[1],))
+        if spec == "flix" and len(constants) == 1:
+            return FLIXRule(alpha=constants)
+        raise ValueError(
+            f"the server asks for {spec!r} with {len(constants)} constants; ScafflixClient works "
+            "with the strategies Scafflix, IScaffnew, Scaffnew, FLIX and FedAvg of this version"
+        )
+
+    def measure(self, x: Tensor, constants: tuple[float, ...]) -> dict[str, float]:
+        """Loss and personal accuracy of the deployed model, and the accuracy of x beside them.
+
+        Parameters
+        ----------
+        x : Tensor
+            Server model, shape (d,).
+        constants : tuple of float
+            (alpha_i).
+
+        Raises
+        ------
+        ValueError
+            If the server's strategy is not one of this room's.
+        """
+        if len(constants) != 1:
+            raise ValueError(
+                "the evaluate message carries no alpha_i; is the server's strategy one of "
+                "Scafflix, IScaffnew, Scaffnew, FLIX, FedAvg?"
+            )
+        alpha = torch.tensor(constants, dtype=torch.float64)
+        batch = self.objective.as_batch
+        assert isinstance(batch, PersonalObjectives)
+        deployed = batch.deployed(x, alpha).reshape(-1)
+        self.keep()
+        if self.save_to is not None:
+            save_model(self.objective.layout.unflatten(deployed), self.save_to)
+        measured = {
+            "loss": float(self.evaluation.value(deployed)),
+            "accuracy": float(self.evaluation.accuracy(x)),
+            PERSONAL: float(self.evaluation.accuracy(deployed)),
+        }
+        return {name: value for name, value in measured.items() if value == value}
+
+    def keep(self) -> None:
+        """Keep a newly found x_i* in the node's state for the messages to come."""
+        if self._was_known or not self.personal.solved:
+            return
+        optimum = self.personal.local_optimum
+        self.context.state[_OPTIMUM] = ConfigRecord(
+            {
+                "solver": self.personal.solver.spec,
+                "optimum": encode_vector(optimum.x),
+                "residual": optimum.residual,
+                "passes": optimum.passes,
+            }
+        )
+        self._was_known = True
+
+    def _recall(self) -> bool:
+        """Take x_i* from the node's state, if it was found there under the same settings."""
+        record = self.context.state.get(_OPTIMUM)
+        if not isinstance(record, ConfigRecord) or record["solver"] != self.personal.solver.spec:
+            return False
+        frame, residual, passes = record["optimum"], record["residual"], record["passes"]
+        assert isinstance(frame, bytes)
+        assert isinstance(residual, float)
+        assert isinstance(passes, float)
+        x = decode_vector(frame, dimension=self.personal.dimension)
+        self.personal.restore(LocalOptimum(x=x, residual=residual, passes=passes))
+        return True
+
+
+def save_model(named: Mapping[str, Tensor], path: Path) -> None:
+    """Write named arrays as a safetensors file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({name: value.detach().cpu().clone() for name, value in named.items()}, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,66 @@
+import sys
+
+import pytest
+import sklearn.cluster
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from fedstrategies.data import DataError, features_partition
+
+CENTRES = torch.tensor([[0.0, 9.0], [50.0, 0.0], [0.0, -60.0], [-70.0, 0.0]])
+
+
+def blobs(rows_each, *, spread):
+    """Rows around four far points, dealt in turn."""
+    cluster = torch.arange(4 * rows_each) % 4
+    noise = torch.sin(torch.arange(8.0 * rows_each)).reshape(-1, 2)
+    return CENTRES[cluster] + spread * noise, cluster
+
+
+@pytest.mark.parametrize("shape", [(80, 2), (80, 2, 1)])
+def test_clusters_that_lie_apart_are_found_in_the_order_of_their_first_rows(shape):
+    features, cluster = blobs(20, spread=1.0)
+    for seed in range(3):
+        shards = features_partition(features.reshape(shape), 4, seed=seed)
+        assert [shard.tolist() for shard in shards] == [
+            torch.nonzero(cluster == k).flatten().tolist() for k in range(4)
+        ]
+
+
+def test_every_row_is_nearest_to_its_own_clusters_mean():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.rand(300, 3, generator=generator, dtype=torch.float64)
+    shards = features_partition(features, 6, seed=1)
+    means = torch.stack([features[shard].mean(0) for shard in shards])
+    nearest = torch.cdist(features, means).argmin(1)
+    for client, shard in enumerate(shards):
+        assert nearest[shard].eq(client).float().mean() > 0.98
+    assert torch.equal(torch.cat(shards).sort().values, torch.arange(300))
+
+
+def test_clusters_are_computed_in_one_thread(monkeypatch):
+    """Lloyd's sums are split by the number of threads, and the clusters follow their last bits."""
+    threads = []
+
+    class Recording(sklearn.cluster.KMeans):
+        def fit_predict(self, points):
+            threads.extend(pool["num_threads"] for pool in threadpool_info())
+            return super().fit_predict(points)
+
+    monkeypatch.setattr(sklearn.cluster, "KMeans", Recording)
+    with threadpool_limits(2):
+        features_partition(blobs(5, spread=1.0)[0], 4)
+    assert threads
+    assert set(threads) == {1}
+
+
+def test_what_cannot_be_clustered_is_refused(recwarn, monkeypatch):
+    features, _ = blobs(3, spread=0.0)
+    with pytest.raises(DataError, match="trees: k-means finds 4 different clusters for 6 clients"):
+        features_partition(features, 6, name="trees")
+    with pytest.raises(DataError, match=r"trees has features that are indices \(torch.int64\)"):
+        features_partition(torch.zeros(9, 4, dtype=torch.int64), 2, name="trees")
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    with pytest.raises(DataError, match=r"pip install 'fedstrategies\[data\]'"):
+        features_partition(features, 2)
+    assert not recwarn.list
