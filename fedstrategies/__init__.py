@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fedstrategies.objectives import (
         L1,
         Box,
+        ExactLocalSolver,
+        LocalSGD,
         LogisticRegression,
         Smoothness,
         SquaredL2,
@@ -35,6 +37,15 @@ if TYPE_CHECKING:
         logistic_smoothness,
     )
     from fedstrategies.sampling import FullParticipation, NiceSampling
+    from fedstrategies.scafflix import (
+        FLIX,
+        FedAvg,
+        IScaffnew,
+        Scafflix,
+        ScafflixClient,
+        Scaffnew,
+    )
+    from fedstrategies.server_optimizer import SGD, Adam
 
 __version__ = "0.1.0"
 
@@ -58,6 +69,8 @@ _HOME = {
     "objectives": (
         "L1",
         "Box",
+        "ExactLocalSolver",
+        "LocalSGD",
         "LogisticRegression",
         "Smoothness",
         "SquaredL2",
@@ -65,6 +78,8 @@ _HOME = {
         "logistic_smoothness",
     ),
     "sampling": ("FullParticipation", "NiceSampling"),
+    "scafflix": ("FLIX", "FedAvg", "IScaffnew", "Scafflix", "ScafflixClient", "Scaffnew"),
+    "server_optimizer": ("SGD", "Adam"),
 }
 _ROOM_OF = {name: room for room, names in _HOME.items() for name in names}
 
@@ -72,22 +87,32 @@ __all__ = [
     "DIANA",
     "EF21",
     "EFBV",
+    "FLIX",
     "L1",
     "QSGD",
+    "SGD",
+    "Adam",
     "Box",
     "Cast",
     "CohortGrid",
     "CompK",
     "Composition",
     "EFBVClient",
+    "ExactLocalSolver",
+    "FedAvg",
     "FullParticipation",
     "GradientDescent",
+    "IScaffnew",
     "Identity",
+    "LocalSGD",
     "LogisticRegression",
     "MixK",
     "Natural",
     "NiceSampling",
     "RandK",
+    "Scafflix",
+    "ScafflixClient",
+    "Scaffnew",
     "ScaledRandK",
     "Smoothness",
     "SquaredL2",

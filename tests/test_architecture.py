@@ -25,6 +25,7 @@ FOR_FLOWER_HALVES = (
     *FOR_ALGORITHMS,
     "flower",
     "layout",
+    "saved_model",
     "server_optimizer",
     "stepsize",
     "wire",

@@ -20,11 +20,11 @@ import click
 import typer
 
 from fedstrategies.cli.options import with_experiment_options
-from fedstrategies.experiment.config import ALGORITHMS
+from fedstrategies.experiment.families import ALGORITHMS
 from fedstrategies.experiment.options import ConfigError
 
 if TYPE_CHECKING:
-    from fedstrategies.experiment.config import EFBVConfig
+    from fedstrategies.experiment.config import ExperimentConfig
     from fedstrategies.experiment.progress import Observer
 
 __all__ = ["app", "main"]
@@ -50,7 +50,7 @@ def run_command(
 ) -> None:
     """Run one experiment."""
     from fedstrategies.cli.tables import print_summary
-    from fedstrategies.experiment.config import config_from_mapping
+    from fedstrategies.experiment.families import config_from_mapping
 
     config = config_from_mapping({**given, "algorithm": algorithm})
     from fedstrategies.experiment.runner import run
@@ -104,7 +104,13 @@ def plot_command(
     x: Annotated[
         str, typer.Option(metavar="rounds|uplink_bytes|total_bytes|cost|seconds")
     ] = "rounds",
-    y: Annotated[str, typer.Option(metavar="loss|gap|grad_norm_sq|accuracy")] = "loss",
+    y: Annotated[
+        str,
+        typer.Option(
+            metavar="loss|gap|grad_norm_sq|accuracy|accuracy_personal|"
+            "accuracy_personal_worst_decile"
+        ),
+    ] = "loss",
 ) -> None:
     """Draw the histories of runs in one picture."""
     from fedstrategies.experiment.plots import X_AXES, Y_AXES, draw_curves, read_curve
@@ -177,7 +183,7 @@ def _complain(message: str) -> None:
     print(f"fedstrategies: {' '.join(message.split())}", file=sys.stderr)
 
 
-def _progress(name: str, config: EFBVConfig) -> AbstractContextManager[list[Observer]]:
+def _progress(name: str, config: ExperimentConfig) -> AbstractContextManager[list[Observer]]:
     from fedstrategies.experiment.progress import progress
 
     return progress(name, config.rounds, quiet=config.quiet)

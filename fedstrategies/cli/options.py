@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fedstrategies.experiment.config import EFBVConfig
-from fedstrategies.experiment.options import Option, options
+from fedstrategies.experiment.families import all_options
+from fedstrategies.experiment.options import Option
 
 __all__ = ["with_experiment_options"]
 
@@ -23,7 +23,7 @@ def with_experiment_options(command: Callable[..., None]) -> Callable[..., None]
     their keys, over those of the file in ``--config``; it replaces the parameter of that name
     in the command's signature.
     """
-    entries = [entry for entry in options(EFBVConfig) if entry.name != "algorithm"]
+    entries = all_options()
 
     @wraps(command)
     def wrapper(config_file: Path | None = None, **arguments: Any) -> None:

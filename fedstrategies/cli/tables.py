@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from fedstrategies.experiment.config import ALGORITHMS, EFBVConfig
+from fedstrategies.experiment.families import ALGORITHMS, all_options
 from fedstrategies.experiment.model_facts import MODELS
-from fedstrategies.experiment.options import options
-from fedstrategies.experiment.problem_config import BUNDLED_DATASETS
 from fedstrategies.experiment.progress import format_bytes
 from fedstrategies.experiment.results import Summary
 from fedstrategies.experiment.views import versions
@@ -22,6 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["print_comparison", "print_info", "print_summary"]
 
 _TABLE_WIDTH = 100
+_THEORY = {
+    "lam": "lambda",
+    "nu": "nu",
+    "r": "r",
+    "r_av": "r_av",
+    "p": "p",
+    "gamma_min": "gamma_i from",
+    "gamma_max": "to",
+    "zeta": "zeta",
+}
 
 
 def print_summary(summary: Summary) -> None:
@@ -43,8 +51,8 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
             "constants",
             _pairs(smoothness, {"L": "L", "L_tilde": "L_tilde", "mu": "mu"}, ".11g") or "unknown",
         ),
-        ("theory", _pairs(theory, {"lam": "lambda", "nu": "nu", "r": "r", "r_av": "r_av"}, ".6g")),
-        ("step size", f"{_number(summary.stepsize)} ({_allowed(theory)})"),
+        ("theory", _pairs(theory, _THEORY, ".6g") or "none"),
+        ("step size", f"{_number(summary.stepsize)}{_allowed(theory)}"),
     ]
     shown = {
         "round": "rounds",
@@ -52,6 +60,8 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         "gap": "gap",
         "grad_norm_sq": "||grad||^2",
         "accuracy": "accuracy",
+        "accuracy_personal": "personal",
+        "accuracy_personal_worst_decile": "worst tenth",
     }
     facts += [(label, _number(last[key])) for key, label in shown.items() if key in last]
     if last:
@@ -70,7 +80,7 @@ def _pairs(values: Mapping[str, float], names: Mapping[str, str], form: str) -> 
 
 
 def _allowed(theory: Mapping[str, float]) -> str:
-    return f"theory {theory['gamma']:.9g}" if "gamma" in theory else "no theory without L"
+    return f" (theory {theory['gamma']:.9g})" if "gamma" in theory else ""
 
 
 def _number(value: float | None) -> str:
@@ -92,10 +102,8 @@ def print_comparison(comparison: Comparison) -> None:
 
 def print_info() -> None:
     """What there is to choose from, and which versions are installed."""
-    choices = {
-        entry.key: ", ".join(entry.choices) for entry in options(EFBVConfig) if entry.choices
-    }
-    help_of = {entry.key: entry.help for entry in options(EFBVConfig)}
+    choices = {entry.key: ", ".join(entry.choices) for entry in all_options() if entry.choices}
+    help_of = {entry.key: entry.help for entry in all_options()}
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
@@ -103,12 +111,12 @@ def print_info() -> None:
         ("algorithms", ", ".join(ALGORITHMS)),
         ("compressors", help_of["compressor"]),
         ("samplings", choices["sampling"]),
-        ("data sets", f"{', '.join(BUNDLED_DATASETS)}, LIBSVM files"),
+        ("data sets", help_of["dataset"]),
         *(
             ("models" if row == 0 else "", f"{name}: {facts.text}")
             for row, (name, facts) in enumerate(MODELS.items())
         ),
-        ("partitions", choices["partition"]),
+        ("partitions", help_of["partition"]),
         ("regularisers", help_of["prox"]),
         ("backends", choices["backend"]),
         ("versions", ", ".join(f"{name} {number}" for name, number in versions().items())),

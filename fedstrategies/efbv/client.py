@@ -24,12 +24,19 @@ class EFBVClient(BaseClient):
     compressor : Compressor or None
         None: whatever the server asks for. An operator of your own must be given here and to
         the strategy; both must agree on its ``spec``.
+    evaluation : Objective or None
+        The same loss on the examples that `evaluate` measures on; None: the training examples.
     """
 
     def __init__(
-        self, context: Context, *, objective: Objective, compressor: Compressor | None = None
+        self,
+        context: Context,
+        *,
+        objective: Objective,
+        compressor: Compressor | None = None,
+        evaluation: Objective | None = None,
     ) -> None:
-        super().__init__(context, objective=objective)
+        super().__init__(context, objective=objective, evaluation=evaluation)
         self.compressor = compressor
 
     def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:

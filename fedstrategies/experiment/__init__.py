@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedstrategies.experiment.comparison import Comparison, compare, comparison_configs
-    from fedstrategies.experiment.config import ALGORITHMS, EFBVConfig, config_from_mapping
+    from fedstrategies.experiment.efbv_config import EFBVConfig
+    from fedstrategies.experiment.families import ALGORITHMS, config_from_mapping
     from fedstrategies.experiment.history import HistoryRecord, read_history
     from fedstrategies.experiment.options import ConfigError
     from fedstrategies.experiment.preparation import Prepared, prepare
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fedstrategies.experiment.recorder import Recorder
     from fedstrategies.experiment.results import Summary
     from fedstrategies.experiment.runner import run, run_on_grid
+    from fedstrategies.experiment.scafflix_config import ScafflixConfig
     from fedstrategies.experiment.views import read_toml, to_toml
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Prepared",
     "Problem",
     "Recorder",
+    "ScafflixConfig",
     "Summary",
     "compare",
     "comparison_configs",
@@ -44,7 +47,9 @@ __all__ = [
 
 _HOMES = {
     "comparison": ("Comparison", "compare", "comparison_configs"),
-    "config": ("ALGORITHMS", "EFBVConfig", "config_from_mapping"),
+    "efbv_config": ("EFBVConfig",),
+    "scafflix_config": ("ScafflixConfig",),
+    "families": ("ALGORITHMS", "config_from_mapping"),
     "options": ("ConfigError",),
     "problem": ("Problem", "load_problem"),
     "history": ("HistoryRecord", "read_history"),

@@ -9,26 +9,27 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
-from fedstrategies.experiment.config import EFBVConfig, config_from_mapping
-from fedstrategies.experiment.method import build_client
+from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.families import config_from_mapping
+from fedstrategies.experiment.method import Method, method_of
 from fedstrategies.experiment.options import ConfigError, Scalar
-from fedstrategies.experiment.problem import Problem, load_problem
+from fedstrategies.experiment.problem import load_problem
 
 if TYPE_CHECKING:
     from flwr.app import Context
 
-    from fedstrategies.efbv import EFBVClient
+    from fedstrategies.flower import BaseClient
     from fedstrategies.flower.app import ClientFn
 
 __all__ = ["client_fn_of", "client_from_run_config"]
 
 
-def client_fn_of(config: EFBVConfig) -> ClientFn:
+def client_fn_of(config: ExperimentConfig) -> ClientFn:
     """The ``client_fn`` of an experiment; it pickles as its configuration, a few hundred bytes."""
     return partial(_client, config)
 
 
-def client_from_run_config(context: Context) -> EFBVClient:
+def client_from_run_config(context: Context) -> BaseClient:
     """The client of an experiment that the run configuration describes.
 
     Raises
@@ -44,15 +45,15 @@ def client_from_run_config(context: Context) -> EFBVClient:
 
 
 @lru_cache(maxsize=8)
-def _parse(run_config: tuple[tuple[str, Scalar], ...]) -> EFBVConfig:
+def _parse(run_config: tuple[tuple[str, Scalar], ...]) -> ExperimentConfig:
     return config_from_mapping(dict(run_config), app=True)
 
 
-def _client(config: EFBVConfig, context: Context) -> EFBVClient:
-    return build_client(config, _problem(config), context)
+def _client(config: ExperimentConfig, context: Context) -> BaseClient:
+    return _method(config).client(context)
 
 
 @lru_cache(maxsize=8)
-def _problem(config: EFBVConfig) -> Problem:
-    """`load_problem` without validating the same configuration again for every client."""
-    return load_problem(config.problem)
+def _method(config: ExperimentConfig) -> Method:
+    """Built once in a process, not for every client."""
+    return method_of(config, load_problem(config.problem))

@@ -9,10 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from fedstrategies.experiment.config import ALGORITHMS, EFBVConfig, config_from_mapping
+from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.families import (
+    ALGORITHMS,
+    all_options,
+    config_from_mapping,
+    not_for,
+)
 from fedstrategies.experiment.model_facts import MODELS
-from fedstrategies.experiment.options import ConfigError, options
-from fedstrategies.experiment.plots import Curve, draw_comparison, read_curve
+from fedstrategies.experiment.options import ConfigError
+from fedstrategies.experiment.plots import NAMES, Curve, draw_comparison, read_curve
 from fedstrategies.experiment.preparation import prepare
 from fedstrategies.experiment.progress import Observer, format_bytes
 from fedstrategies.experiment.results import Summary, check_directory
@@ -101,13 +107,14 @@ def _number(value: float | None, form: str) -> str:
 
 def comparison_configs(
     arguments: Sequence[str], shared: Mapping[str, object]
-) -> dict[str, EFBVConfig]:
+) -> dict[str, ExperimentConfig]:
     """Configurations of ``NAME`` and ``NAME:option=value`` arguments over shared options.
 
     Each distinct NAME is one run; overrides apply to the run of their NAME alone, and reach only
-    the options of the method: problem, measurements and output are common to all. The shared
-    compressor and ``shift-init`` do not apply to ``gd``, which sends whole gradients and keeps
-    no memory. f* is solved for where the model allows it, unless ``fstar`` says otherwise.
+    the options of the method: problem, measurements and output are common to all. A shared option
+    reaches the algorithms that have it (gradient descent has no compressor, FedAvg no alpha), and
+    must reach one at least. f* is solved for where the model allows it, unless ``fstar`` says
+    otherwise.
 
     Parameters
     ----------
@@ -139,12 +146,13 @@ def comparison_configs(
             raise ConfigError(f"compare: {argument!r} is not NAME:option=value")
         _refuse_common(argument, key)
         overrides[name][key] = value
+    strangers = {name: not_for(name) if name in ALGORITHMS else set() for name in names}
+    for key in shared:
+        if all(key in absent for absent in strangers.values()):
+            raise ConfigError(f"compare: {key}: none of {', '.join(names)} has such an option")
     configs = {}
     for name in names:
-        values = dict(shared)
-        if name == "gd":
-            for key in ("compressor", "shift-init"):
-                values.pop(key, None)
+        values = {key: value for key, value in shared.items() if key not in strangers[name]}
         values |= {**overrides[name], "algorithm": name}
         if _is_solvable(values):
             values.setdefault("fstar", "solve")
@@ -154,8 +162,8 @@ def comparison_configs(
 
 def _refuse_common(argument: str, key: str) -> None:
     """Runs that differ in more than their method cannot be compared."""
-    entries = [entry for entry in options(EFBVConfig) if entry.name != "algorithm"]
-    own = [entry.key for entry in entries if entry.group == "Method"]
+    entries = all_options()
+    own = [entry.key for entry in entries if entry.group in ("Method", "Personalisation")]
     # What is wrong with an unknown key is for the configuration to say.
     if key == "algorithm" or any(key == entry.key and key not in own for entry in entries):
         raise ConfigError(
@@ -172,9 +180,9 @@ def _is_solvable(values: Mapping[str, object]) -> bool:
 
 
 def compare(
-    configs: Mapping[str, EFBVConfig],
+    configs: Mapping[str, ExperimentConfig],
     *,
-    show: Callable[[str, EFBVConfig], AbstractContextManager[list[Observer]]],
+    show: Callable[[str, ExperimentConfig], AbstractContextManager[list[Observer]]],
 ) -> Comparison:
     """Run each configuration into its own folder under ``out`` and write table and picture.
 
@@ -214,7 +222,7 @@ def compare(
     return comparison
 
 
-def _default_directory(config: EFBVConfig) -> Path:
+def _default_directory(config: ExperimentConfig) -> Path:
     base = Path("runs") / f"compare-{config.dataset_name}-{config.seed}"
     candidate, number = base, 1
     while candidate.exists():
@@ -223,16 +231,17 @@ def _default_directory(config: EFBVConfig) -> Path:
     return candidate
 
 
-_NAMES = {"efbv": "EF-BV", "ef21": "EF21", "diana": "DIANA", "gd": "GD"}
+_NAMES = {**NAMES, "gd": "GD"}
 
 
-def _label(configs: Mapping[str, EFBVConfig], name: str) -> str:
+def _label(configs: Mapping[str, ExperimentConfig], name: str) -> str:
     plain = _NAMES.get(name, name)
     shared = len(_compressors(configs)) == 1
-    return plain if shared or name == "gd" else f"{plain}, {configs[name].compressor}"
+    compressor = _compressor(configs[name])
+    return plain if shared or compressor is None else f"{plain}, {compressor}"
 
 
-def _title(configs: Mapping[str, EFBVConfig]) -> str:
+def _title(configs: Mapping[str, ExperimentConfig]) -> str:
     """Of a comparison's picture; what differs between the runs stands in their labels."""
     config = next(iter(configs.values()))
     compressors = _compressors(configs)
@@ -240,6 +249,13 @@ def _title(configs: Mapping[str, EFBVConfig]) -> str:
     return f"{config.dataset_name}, {config.clients} clients{shared}"
 
 
-def _compressors(configs: Mapping[str, EFBVConfig]) -> set[str | None]:
+def _compressors(configs: Mapping[str, ExperimentConfig]) -> set[str]:
     """Those in use, where gd compresses nothing."""
-    return {config.compressor for config in configs.values() if config.algorithm != "gd"}
+    found = {_compressor(config) for config in configs.values()}
+    return {compressor for compressor in found if compressor is not None}
+
+
+def _compressor(config: ExperimentConfig) -> str | None:
+    """What compresses the uploads; None where nothing does."""
+    compressor = getattr(config, "compressor", None)
+    return None if compressor == "identity" else compressor

@@ -1,7 +1,7 @@
 """What an experiment is: one frozen dataclass, validated on construction.
 
 `ProblemConfig` is what is minimised, `ExperimentConfig` adds how it is run and what is
-recorded, and each family of algorithms adds its own options (`EFBVConfig`). Everything that
+recorded, and each family of algorithms adds its own options (see `families`). Everything that
 needs no data is checked here; what needs the data is checked by `fedstrategies.experiment.run`
 before anything is written.
 
@@ -13,24 +13,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import ClassVar
 
-from fedstrategies.experiment.options import ConfigError, from_view, option, options
+from fedstrategies.experiment.options import ConfigError, option
 from fedstrategies.experiment.problem_config import ProblemConfig
 from fedstrategies.experiment.specs import parse_stepsize
 
-__all__ = [
-    "ALGORITHMS",
-    "EFBVConfig",
-    "ExperimentConfig",
-    "config_from_mapping",
-]
-
-DEFAULT_COMPRESSOR = "rand-k:fraction=0.05"
+__all__ = ["ExperimentConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig(ProblemConfig):
     """One experiment: a problem, an algorithm, how it is run and what is recorded."""
+
+    not_for: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Options of the family that one of its algorithms does not have."""
 
     algorithm: str = option("efbv", "the algorithm", group="Method")
     rounds: int = option(1000, "communication rounds T", group="Method", metavar="T", at_least=1)
@@ -83,6 +80,13 @@ class ExperimentConfig(ProblemConfig):
     )
     fstar: float | str | None = option(
         None, "solve, or the value of f* where it is known", group="Running", metavar="F"
+    )
+    measure_every: int = option(
+        1,
+        "rounds between two measurements of loss, gap and gradient, which read every row",
+        group="Running",
+        metavar="R",
+        at_least=1,
     )
     accuracy_every: int | None = option(
         None,
@@ -162,89 +166,3 @@ class ExperimentConfig(ProblemConfig):
             raise ConfigError("cohort-size: sampling full takes every client; use --participation")
         if self.cohort_size is not None and self.cohort_size > self.clients:
             raise ConfigError(f"cohort-size: {self.cohort_size} of {self.clients} clients")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EFBVConfig(ExperimentConfig):
-    """EF-BV and its special cases: EF21, DIANA and gradient descent."""
-
-    algorithm: str = option(
-        "efbv", "the algorithm", group="Method", choices=("efbv", "ef21", "diana", "gd")
-    )
-    compressor: str | None = option(
-        None,
-        "top-k:k=1, top-k:fraction=0.01, rand-k:k=5, scaled-rand-k:k=5, mix:k=1,k_prime=5, "
-        "comp:k=1,k_prime=56, natural, qsgd:levels=8, cast:bfloat16, identity; composed with +; "
-        f"unset: {DEFAULT_COMPRESSOR}",
-        group="Method",
-        metavar="C",
-    )
-    lam: float | None = option(
-        None,
-        "scaling of the memory in (0, 1]; unset: the theory's (efbv)",
-        group="Method",
-        key="lambda",
-        above=0,
-    )
-    nu: float | None = option(
-        None,
-        "scaling of the estimate in (0, 1]; unset: the theory's (efbv)",
-        group="Method",
-        above=0,
-    )
-    shift_init: str = option(
-        "zero",
-        "first memories (not gd): zero, or the dense gradients at x0 as the upload of round 1",
-        group="Method",
-        choices=("zero", "gradient"),
-    )
-
-    def _validate(self) -> None:
-        super()._validate()
-        self._resolve_compressor()
-        for name, value in (("lambda", self.lam), ("nu", self.nu)):
-            if value is not None and self.algorithm != "efbv":
-                raise ConfigError(f"{name}: {self.algorithm} fixes it; use efbv to choose it")
-            if value is not None and value > 1:
-                raise ConfigError(f"{name}: {value:g} is above 1")
-        if self.algorithm == "gd" and self.shift_init != "zero":
-            raise ConfigError(f"shift-init: gd keeps no memory to set to the {self.shift_init}")
-
-    def _resolve_compressor(self) -> None:
-        from fedstrategies.compressors import parse_compressor
-
-        default = "identity" if self.algorithm == "gd" else DEFAULT_COMPRESSOR
-        try:
-            spec = parse_compressor(self.compressor or default).spec
-        except ValueError as error:
-            raise ConfigError(f"compressor: {error}") from None
-        if self.algorithm == "gd" and spec != "identity":
-            raise ConfigError(f"compressor: gd sends whole gradients, not {spec}; use efbv")
-        self._set("compressor", spec)
-
-
-_FAMILIES = (EFBVConfig,)
-
-ALGORITHMS: Mapping[str, type[EFBVConfig]] = {
-    name: family
-    for family in _FAMILIES
-    for entry in options(family)
-    if entry.name == "algorithm"
-    for name in entry.choices
-}
-
-
-def config_from_mapping(values: Mapping[str, object], *, app: bool = False) -> EFBVConfig:
-    """A configuration from kebab-case keys (command line or TOML; ``app``: Flower's run config).
-
-    Raises
-    ------
-    ConfigError
-        For an unknown algorithm or option, or a value that is wrong.
-    """
-    algorithm = values.get("algorithm", "efbv")
-    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
-        raise ConfigError(f"unknown algorithm {algorithm!r}; there are {', '.join(ALGORITHMS)}")
-    config_class = ALGORITHMS[algorithm]
-    keywords = from_view(config_class, values, view="app" if app else "command line")
-    return config_class(**keywords)  # type: ignore[arg-type]

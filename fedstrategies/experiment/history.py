@@ -8,6 +8,10 @@ Every value is measured on the server's model after the round:
   the same quantity for R = 0 and vanishes exactly at a minimiser of f + R. The step is 1/L of f
   and not the run's own, so that algorithms can be compared;
 * ``gap``: ``loss - f*`` where f* is known; ``accuracy`` as `Problem.accuracy`;
+* for personalised methods f_i is taken at each client's deployed model, ``accuracy_personal`` is
+  the mean over clients of its accuracy on the client's own held-out rows (else its training
+  rows), ``accuracy_personal_worst_decile`` the mean over the worst tenth of the clients, and
+  ``accuracy_personal_std`` the spread;
 * bytes, participants and failures as the strategy counted them; ``cost``:
   ``cost_inner + cost_outer`` for each round; ``seconds`` since the start.
 

@@ -1,65 +1,104 @@
-"""From a configuration to its strategy and clients: the one place that knows the families."""
+"""What an experiment needs of its family of algorithms, behind one interface."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from fedstrategies.compressors import parse_compressor
-from fedstrategies.efbv import DIANA, EF21, EFBV, EFBVClient, GradientDescent
-from fedstrategies.experiment.config import EFBVConfig
+from torch import Tensor
+
+from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem import Problem
-from fedstrategies.sampling import FullParticipation, NiceSampling, Sampling
+from fedstrategies.objectives import BatchedObjective, Solution
+from fedstrategies.sampling import FullParticipation, NiceSampling
 
 if TYPE_CHECKING:
     from flwr.app import Context
 
-__all__ = ["build_client", "build_strategy"]
+    from fedstrategies.flower import BaseClient, BaseStrategy
+
+__all__ = ["Method", "method_of"]
 
 
-def build_strategy(config: EFBVConfig, problem: Problem) -> EFBV:
-    """The strategy of ``config.algorithm``.
+class Method(ABC):
+    """An algorithm on a problem.
 
-    Raises
-    ------
-    ValueError
-        If a setting is impossible.
+    Parameters
+    ----------
+    problem : Problem
+        What is minimised.
     """
-    strategies: dict[str, type[EFBV]] = {
-        "efbv": EFBV,
-        "ef21": EF21,
-        "diana": DIANA,
-        "gd": GradientDescent,
-    }
-    keywords: dict[str, object] = {
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    @abstractmethod
+    def strategy(self) -> BaseStrategy:
+        """A fresh strategy.
+
+        Raises
+        ------
+        ValueError
+            If a setting is impossible.
+        """
+
+    @abstractmethod
+    def client(self, context: Context) -> BaseClient:
+        """The client of the partition that ``context.node_config`` names.
+
+        Raises
+        ------
+        ConfigError
+            If the configuration has no such client.
+        """
+
+    def measured(self, objectives: BatchedObjective) -> BatchedObjective:
+        """The functions whose mean is the loss, from the clients' f_i (default: these)."""
+        return objectives
+
+    def solution(self) -> Solution:
+        """The minimiser of the loss; see `Problem.solution`."""
+        return self.problem.solution
+
+    def accuracies(self, x: Tensor) -> dict[str, float]:
+        """What is measured beside the loss: ``accuracy`` of the server's model x (d,)."""
+        return {"accuracy": self.problem.accuracy(x)}
+
+    def personal_models(self, x: Tensor) -> list[Mapping[str, Tensor]]:
+        """Every client's deployed model as named arrays, if they are to be saved."""
+        return []
+
+    def local_solve(self) -> dict[str, float | str]:
+        """What the clients' own solutions cost, by name, if there are any."""
+        return {}
+
+
+def method_of(config: ExperimentConfig, problem: Problem) -> Method:
+    """The method of a configuration."""
+    from fedstrategies.experiment.efbv_config import EFBVConfig
+    from fedstrategies.experiment.scafflix_config import ScafflixConfig
+
+    if isinstance(config, EFBVConfig):
+        from fedstrategies.experiment.efbv_method import EFBVMethod
+
+        return EFBVMethod(config, problem)
+    if isinstance(config, ScafflixConfig):
+        from fedstrategies.experiment.scafflix_method import ScafflixMethod
+
+        return ScafflixMethod(config, problem)
+    raise ConfigError(f"{type(config).__name__} belongs to no family of algorithms")
+
+
+def shared_settings(config: ExperimentConfig, problem: Problem) -> dict[str, object]:
+    """Constructor arguments that every strategy takes."""
+    size = config.cohort_size
+    return {
         "smoothness": problem.smoothness,
         "stepsize": config.stepsize,
-        "prox": problem.prox,
-        "sampling": _sampling(config),
+        "sampling": FullParticipation() if size is None else NiceSampling(cohort_size=size),
         "seed": config.seed,
         "num_clients": config.clients,
         "fraction_evaluate": 0.0,
     }
-    if config.algorithm != "gd":
-        keywords["compressor"] = parse_compressor(config.compressor or "")
-        keywords["shift_init"] = config.shift_init
-    if config.algorithm == "efbv":
-        keywords |= {"lam": config.lam, "nu": config.nu}
-    return strategies[config.algorithm](**keywords)  # type: ignore[arg-type]
-
-
-def build_client(config: EFBVConfig, problem: Problem, context: Context) -> EFBVClient:
-    """The client of the partition that ``context.node_config`` names.
-
-    Raises
-    ------
-    ConfigError
-        If the configuration has no such client.
-    """
-    partition_id = int(context.node_config["partition-id"])
-    return EFBVClient(context, objective=problem.objective(partition_id))
-
-
-def _sampling(config: EFBVConfig) -> Sampling:
-    if config.cohort_size is None:
-        return FullParticipation()
-    return NiceSampling(cohort_size=config.cohort_size)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_WIDTH", "MODELS", "ModelFacts"]
-
-DEFAULT_WIDTH = 64
+__all__ = ["MODELS", "ModelFacts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +22,8 @@ class ModelFacts:
         Whether the f_i are convex; then L, L_tilde and f* can be computed.
     layered : bool
         Whether there are weight matrices, which ``x0 glorot`` is made for.
-    hidden : bool
-        Whether there is a hidden layer: it has a width, and zero is a stationary point of its
-        weights.
+    width : int
+        Hidden units unless said otherwise; 0: there is no hidden layer.
     """
 
     text: str
@@ -34,7 +31,12 @@ class ModelFacts:
     x0: str = "zero"
     convex: bool = True
     layered: bool = True
-    hidden: bool = False
+    width: int = 0
+
+    @property
+    def hidden(self) -> bool:
+        """Whether there is a hidden layer: zero is then a stationary point of its weights."""
+        return self.width > 0
 
 
 MODELS: Mapping[str, ModelFacts] = {
@@ -48,6 +50,18 @@ MODELS: Mapping[str, ModelFacts] = {
         text="one hidden layer of tanh units, any number of classes",
         x0="glorot",
         convex=False,
-        hidden=True,
+        width=64,
+    ),
+    "cnn": ModelFacts(
+        text="two convolutions and a dense layer, for images",
+        x0="glorot",
+        convex=False,
+        width=16,
+    ),
+    "lstm": ModelFacts(
+        text="next character of a text: embedding, one LSTM layer, scores",
+        x0="glorot",
+        convex=False,
+        width=64,
     ),
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedstrategies.data import (
+    SHAKESPEARE_ALPHABET,
     DataError,
     Dataset,
     binary_labels,
@@ -25,8 +26,10 @@ from fedstrategies.objectives import (
     Solution,
     SquaredL2,
     TorchObjective,
+    cnn_classifier,
     linear_classifier,
     logistic_smoothness,
+    lstm_classifier,
     minimise,
     minimise_softmax,
     mlp_classifier,
@@ -36,7 +39,10 @@ from fedstrategies.objectives import (
 if TYPE_CHECKING:
     from fedstrategies.experiment.problem import Problem
 
-__all__ = ["MLP", "Linear", "LogReg", "Model", "model_of"]
+__all__ = ["Linear", "LogReg", "Model", "Network", "NextCharacter", "model_of"]
+
+_CHUNK = 1024
+"""Rows in one evaluation of a network: bounds memory, and changes sums by rounding alone."""
 
 
 class Model(ABC):
@@ -152,6 +158,7 @@ class _Classifier(Model):
             data=(features, targets),
             l2=self.config.l2,
             batch_size=self.config.batch_size,
+            chunk_size=_CHUNK,
         )
 
     def accuracy(self, x: Tensor, features: Tensor, targets: Tensor) -> float:
@@ -194,8 +201,24 @@ class Linear(_Classifier):
         )
 
 
-class MLP(_Classifier):
-    """A network with one hidden layer; nothing is known of its f_i."""
+class Network(_Classifier):
+    """A network on rows of numbers; nothing is known of its f_i."""
+
+
+class NextCharacter(_Classifier):
+    """A network on text: at every position of a row, the character that follows."""
+
+    def targets(self, labels: Tensor, *, name: str) -> Tensor:
+        """The characters themselves, int64 (N, S).
+
+        Raises
+        ------
+        DataError
+            If the rows are no text.
+        """
+        if labels.ndim != 2 or labels.is_floating_point():
+            raise DataError(f"{name} is no text; model lstm predicts the next character")
+        return labels
 
 
 def model_of(config: ProblemConfig, dataset: Dataset) -> Model:
@@ -208,12 +231,24 @@ def model_of(config: ProblemConfig, dataset: Dataset) -> Model:
     """
     if config.model == "logreg":
         return LogReg(config=config)
+    width, dtype = config.width or 0, _dtype(config)
+    if config.model == "lstm":
+        alphabet = len(SHAKESPEARE_ALPHABET)
+        module = lstm_classifier(alphabet, width=width, dtype=dtype)
+        return NextCharacter(config=config, module=module, values=torch.arange(alphabet))
+    if dataset.labels.ndim != 1 or not dataset.features.is_floating_point():
+        raise DataError(f"{dataset.name} is text, and model {config.model} is not; use lstm")
     values = class_values(dataset.labels, name=dataset.name)
-    sizes, dtype = (dataset.dimension, len(values)), _dtype(config)
+    sizes = (dataset.dimension, len(values))
     if config.model == "linear":
         return Linear(config=config, module=linear_classifier(*sizes, dtype=dtype), values=values)
-    module = mlp_classifier(*sizes, width=config.width or 0, dtype=dtype)
-    return MLP(config=config, module=module, values=values)
+    if config.model == "mlp":
+        module = mlp_classifier(*sizes, width=width, dtype=dtype)
+        return Network(config=config, module=module, values=values)
+    if dataset.image is None:
+        raise DataError(f"{dataset.name} holds no images; model cnn needs them")
+    module = cnn_classifier(len(values), image=dataset.image, width=width, dtype=dtype)
+    return Network(config=config, module=module, values=values)
 
 
 def _dtype(config: ProblemConfig) -> torch.dtype:

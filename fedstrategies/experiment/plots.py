@@ -13,7 +13,16 @@ from fedstrategies.experiment.results import Summary
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["X_AXES", "Y_AXES", "Curve", "draw_comparison", "draw_curves", "draw_run", "read_curve"]
+__all__ = [
+    "NAMES",
+    "X_AXES",
+    "Y_AXES",
+    "Curve",
+    "draw_comparison",
+    "draw_curves",
+    "draw_run",
+    "read_curve",
+]
 
 X_AXES = {
     "rounds": "communication rounds",
@@ -28,7 +37,9 @@ Y_AXES = {
     "loss": "loss  $f(x^t) + R(x^t)$",
     "gap": "gap  $f(x^t) - f^\\star$",
     "grad_norm_sq": "squared gradient norm  $\\|\\nabla f(x^t)\\|^2$",
-    "accuracy": "accuracy",
+    "accuracy": "accuracy of the server's model",
+    "accuracy_personal": "accuracy of the clients' own models, mean",
+    "accuracy_personal_worst_decile": "accuracy of the clients' own models, worst tenth",
 }
 """What ``--y`` accepts, and how the axis is labelled."""
 
@@ -101,7 +112,7 @@ def draw_curves(
 def draw_run(directory: Path, path: Path) -> None:
     """A run's own picture: loss against rounds, and optimality against uplink bytes."""
     summary = Summary.read(directory)
-    curve = read_curve(directory, label=_NAMES.get(summary.algorithm, summary.algorithm))
+    curve = read_curve(directory, label=NAMES.get(summary.algorithm, summary.algorithm))
     figure, (left, right) = _figure(2)
     _draw_panel(left, [curve], "rounds", "loss", labels=False)
     _draw_panel(right, [curve], "uplink_bytes", _optimality([curve]), labels=False)
@@ -125,7 +136,18 @@ def draw_comparison(curves: Sequence[Curve], path: Path, *, title: str = "") -> 
     _finish(figure, path, title)
 
 
-_NAMES = {"efbv": "EF-BV", "ef21": "EF21", "diana": "DIANA", "gd": "gradient descent"}
+NAMES = {
+    "efbv": "EF-BV",
+    "ef21": "EF21",
+    "diana": "DIANA",
+    "gd": "gradient descent",
+    "scafflix": "Scafflix",
+    "scaffnew": "Scaffnew",
+    "i-scaffnew": "i-Scaffnew",
+    "flix": "FLIX",
+    "fedavg": "FedAvg",
+}
+"""Algorithms as they are written."""
 
 
 def _optimality(curves: Sequence[Curve]) -> str:
@@ -171,7 +193,7 @@ def _style(axes: Axes, x: str, y: str) -> None:
 
     if y in _LOG_Y:
         axes.set_yscale("log")
-    elif y == "accuracy":
+    elif y.startswith("accuracy"):
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     if x.endswith("bytes"):
         axes.xaxis.set_major_formatter(EngFormatter(unit="B"))

@@ -6,19 +6,18 @@ prepared once.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
 
 from fedstrategies.data import DataError
-from fedstrategies.efbv import EFBV
-from fedstrategies.experiment.config import EFBVConfig
-from fedstrategies.experiment.method import build_strategy
+from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.method import Method, method_of
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem import Problem, load_problem
 from fedstrategies.experiment.results import check_directory, choose_directory
-from fedstrategies.experiment.specs import parse_stepsize
+from fedstrategies.flower import BaseStrategy
 from fedstrategies.objectives import SolveError
 from fedstrategies.threads import single_threaded
 
@@ -31,29 +30,32 @@ class Prepared:
 
     Attributes
     ----------
-    config : EFBVConfig
+    config : ExperimentConfig
         With ``out`` resolved.
     problem : Problem
         Data, objectives, constants.
-    strategy : EFBV
+    method : Method
+        The algorithm on this problem.
+    strategy : BaseStrategy
         Fresh, to be started once.
     theory : dict
-        What the analysis chose; without ``gamma`` if L and L_tilde are not known.
+        What the analysis chose.
     stepsize : float
         gamma.
     fstar : float or None
         f*, solved for or given.
     """
 
-    config: EFBVConfig
+    config: ExperimentConfig
     problem: Problem
-    strategy: EFBV
+    method: Method
+    strategy: BaseStrategy
     theory: dict[str, float]
     stepsize: float
     fstar: float | None
 
 
-def prepare(config: EFBVConfig) -> Prepared:
+def prepare(config: ExperimentConfig) -> Prepared:
     """Read the data, compute all constants and check every setting; writes nothing.
 
     Raises
@@ -66,25 +68,22 @@ def prepare(config: EFBVConfig) -> Prepared:
     with single_threaded():
         problem = load_problem(config.problem)
         _check_start_point(problem)
+        method = method_of(config, problem)
         try:
-            trial = build_strategy(config, problem)
+            trial = method.strategy()
             trial.prepare(problem.start_point)
         except (ConfigError, DataError):
             raise
         except ValueError as error:
             raise ConfigError(f"{config.algorithm}: {error}") from None
-        theory = asdict(trial.theory)
-        if problem.smoothness is None:
-            # It was computed for L = L_tilde = 1.
-            del theory["gamma"]
-        fstar = _solve(problem) if config.fstar == "solve" else config.fstar
-    factor, relative = parse_stepsize(config.stepsize)
+        fstar = _solve(method) if config.fstar == "solve" else config.fstar
     return Prepared(
         config=replace(config, out=str(directory)),
         problem=problem,
-        strategy=build_strategy(config, problem),
-        theory=theory,
-        stepsize=factor * theory["gamma"] if relative else factor,
+        method=method,
+        strategy=method.strategy(),
+        theory=trial.constants,
+        stepsize=trial.gamma,
         fstar=None if fstar is None else float(fstar),
     )
 
@@ -100,8 +99,8 @@ def _check_start_point(problem: Problem) -> None:
         )
 
 
-def _solve(problem: Problem) -> float:
+def _solve(method: Method) -> float:
     try:
-        return problem.solution.value
+        return method.solution().value
     except SolveError as error:
         raise ConfigError(f"fstar: {error}") from None

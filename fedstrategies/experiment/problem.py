@@ -52,6 +52,8 @@ class Problem:
         Row indices of each client, int64.
     evaluation : tuple of Tensor or None
         Rows and labels that accuracy is measured on if they are not the training rows.
+    held_out : tuple of Tensor or None
+        Row indices of each client that are kept from training, to measure its own model on.
     """
 
     config: ProblemConfig
@@ -60,6 +62,7 @@ class Problem:
     labels: Tensor
     shards: tuple[Tensor, ...]
     evaluation: tuple[Tensor, Tensor] | None
+    held_out: tuple[Tensor, ...] | None = None
 
     @property
     def dimension(self) -> int:
@@ -85,6 +88,13 @@ class Problem:
                 f"{len(self.shards)} clients; start as many nodes"
             )
         rows = self.shards[partition_id]
+        return self.model.objective(self.features[rows], self.labels[rows])
+
+    def held_out_objective(self, partition_id: int) -> Objective | None:
+        """The loss on a client's own held-out rows; None where it has none."""
+        rows = None if self.held_out is None else self.held_out[partition_id]
+        if rows is None or not len(rows):
+            return None
         return self.model.objective(self.features[rows], self.labels[rows])
 
     @cached_property
@@ -166,26 +176,27 @@ def load_problem(config: ProblemConfig) -> Problem:
     DataError
         If the data set cannot be read, does not fit the model or has fewer rows than clients.
     """
-    dataset = _load_dataset(config.dataset)
+    dataset = _load_dataset(config.dataset, config.sequence_length)
     dtype = getattr(torch, config.dtype or "float64")
     model = model_of(config, dataset)
-    features = dataset.features.to(dtype)
+    features = _in_precision(dataset.features, dtype)
     labels = model.targets(dataset.labels, name=dataset.name)
     shards = partition(
         config.partition,
-        len(dataset),
+        dataset,
         config.clients,
         seed=config.seed,
         overlap=config.overlap,
     )
-    evaluation = None
-    if dataset.test is not None:
-        rows, targets = dataset.test
-        evaluation = rows.to(dtype), model.targets(targets, name=f"{dataset.name} (test)")
-    elif config.test_fraction:
+    evaluation, held_out = None, None
+    if config.test_fraction:
         shards, held_out = split_test(shards, test_fraction=config.test_fraction, seed=config.seed)
         chosen = torch.unique(torch.cat(held_out))
         evaluation = features[chosen], labels[chosen]
+    if dataset.test is not None:
+        rows, targets = dataset.test
+        test_name = f"{dataset.name} (test)"
+        evaluation = _in_precision(rows, dtype), model.targets(targets, name=test_name)
     return Problem(
         config=config,
         model=model,
@@ -193,9 +204,15 @@ def load_problem(config: ProblemConfig) -> Problem:
         labels=labels,
         shards=tuple(shards),
         evaluation=evaluation,
+        held_out=None if held_out is None else tuple(held_out),
     )
 
 
+def _in_precision(features: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in the precision of the mathematics; characters stay whole numbers."""
+    return features.to(dtype) if features.is_floating_point() else features
+
+
 @lru_cache(maxsize=2)
-def _load_dataset(name_or_path: str) -> Dataset:
-    return load_dataset(name_or_path)
+def _load_dataset(name_or_path: str, sequence_length: int) -> Dataset:
+    return load_dataset(name_or_path, sequence_length=sequence_length)

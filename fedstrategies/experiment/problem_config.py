@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedstrategies.experiment.model_facts import DEFAULT_WIDTH, MODELS, ModelFacts
+from fedstrategies.experiment.model_facts import MODELS, ModelFacts
 from fedstrategies.experiment.options import ConfigError, coerce_fields, option
 from fedstrategies.experiment.specs import parse_smoothness, parse_start_point
 
@@ -24,13 +24,22 @@ class ProblemConfig:
 
     dataset: str = option(
         "mushrooms",
-        f"{', '.join(BUNDLED_DATASETS)}, or the path of a LIBSVM file (.xz, .gz, .bz2 or plain)",
+        f"{', '.join(BUNDLED_DATASETS)}, or the path of a LIBSVM file (.xz, .gz, .bz2 or plain), "
+        "of a folder of MNIST-style IDX files, or of an archive of Shakespeare's plays in XML",
         group="Problem",
         metavar="NAME|FILE",
     )
+    sequence_length: int = option(
+        80,
+        "characters in a row of a text",
+        group="Problem",
+        metavar="S",
+        at_least=1,
+    )
     test_fraction: float = option(
         0.0,
-        "share of each client's rows held out for accuracy where the set has no test split",
+        "share of each client's rows held out: its own model is measured on them, and where the "
+        "set has no test split, so is the server's",
         group="Problem",
         at_least=0,
         below=1,
@@ -43,7 +52,8 @@ class ProblemConfig:
     )
     width: int | None = option(
         None,
-        f"hidden units of mlp; unset: {DEFAULT_WIDTH}",
+        "hidden units; unset: "
+        + ", ".join(f"{facts.width} for {name}" for name, facts in MODELS.items() if facts.width),
         group="Problem",
         metavar="H",
         at_least=1,
@@ -51,9 +61,10 @@ class ProblemConfig:
     clients: int = option(20, "number of clients n", group="Problem", metavar="N", at_least=1)
     partition: str = option(
         "contiguous",
-        "how rows are dealt to clients: in file order or shuffled",
+        "how rows are dealt to clients: contiguous (file order), iid, dirichlet:alpha=0.5, "
+        "classes:per_client=2, features (k-means), natural (the set's own clients)",
         group="Problem",
-        choices=("contiguous", "iid"),
+        metavar="HOW",
     )
     overlap: int = option(
         1,
@@ -87,7 +98,7 @@ class ProblemConfig:
     x0: str | None = option(
         None,
         "starting point: zero, normal:loc=10[,scale=1], or glorot (random weight matrices, zero "
-        "biases); unset: zero, for mlp glorot",
+        "biases); unset: zero, for networks glorot",
         group="Problem",
         metavar="POINT",
     )
@@ -105,7 +116,7 @@ class ProblemConfig:
         self._set("dtype", self.dtype or self.facts.dtype)
         self._set("x0", self.x0 or self.facts.x0)
         if self.facts.hidden:
-            self._set("width", self.width or DEFAULT_WIDTH)
+            self._set("width", self.width or self.facts.width)
         self._validate()
 
     @property
@@ -141,8 +152,13 @@ class ProblemConfig:
                     f"smoothness: none of {self.model}'s constants is known; "
                     "state both L and L_tilde"
                 )
+        from fedstrategies.data import DataError, parse_partition
         from fedstrategies.objectives import parse_prox
 
+        try:
+            parse_partition(self.partition)
+        except DataError as error:
+            raise ConfigError(f"partition: {error}") from None
         try:
             parse_prox(self.prox)
         except ValueError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -46,6 +46,8 @@ class Recorder:
         there.
     fstar : float or None
         f*, if known.
+    accuracies : callable or None
+        x -> accuracies by name; None: that of x on the problem's rows.
     path : Path or None
         The file to write; None keeps the records in memory only.
     observers : sequence of callable
@@ -59,6 +61,7 @@ class Recorder:
         problem: Problem,
         objectives: BatchedObjective,
         fstar: float | None = None,
+        accuracies: Callable[[Tensor], Mapping[str, float]] | None = None,
         path: Path | None = None,
         observers: Sequence[Callable[[HistoryRecord], bool | None]] = (),
     ) -> None:
@@ -66,6 +69,7 @@ class Recorder:
         self._problem = problem
         self._objectives = objectives
         self._fstar = fstar
+        self._accuracies = accuracies or (lambda x: {"accuracy": problem.accuracy(x)})
         self._path = path
         self._observers = observers
         self._partition_ids = torch.arange(len(objectives))
@@ -122,32 +126,30 @@ class Recorder:
 
     def _add(self, round: int, x: Tensor, counters: HistoryRecord) -> bool:
         self.x = x
-        smooth, loss, grad_norm_sq = self._measure(x)
-        measured: dict[str, float | None] = {
-            "loss": loss,
-            "grad_norm_sq": grad_norm_sq,
-            "gap": None if self._fstar is None else loss - self._fstar,
-            "accuracy": self._problem.accuracy(x) if self._measures_accuracy(round) else None,
-        }
+        measured: dict[str, float] = {}
+        smooth = loss = 0.0
+        if self._measures(round, self._config.measure_every):
+            smooth, loss, grad_norm_sq = self._measure(x)
+            measured = {"loss": loss, "grad_norm_sq": grad_norm_sq}
+            if self._fstar is not None:
+                measured["gap"] = loss - self._fstar
+        if self._measures(round, self._config.accuracy_every):
+            measured |= self._accuracies(x)
         self.last = {
             "round": round,
             "outer_round": round,
-            **{
-                key: value
-                for key, value in measured.items()
-                if value is not None and isfinite(value)
-            },
+            **{key: value for key, value in measured.items() if isfinite(value)},
             **counters,
             "seconds": time.perf_counter() - self._start,
         }
         if self._file is not None:
             self._file.write(json.dumps(self.last).encode() + b"\n")
-        self._check_divergence(round, smooth, loss)
+        if "loss" in measured:
+            self._check_divergence(round, smooth, loss)
         stops = [observer(self.last) for observer in self._observers]
         return self._reached_target() or any(stops)
 
-    def _measures_accuracy(self, round: int) -> bool:
-        every = self._config.accuracy_every
+    def _measures(self, round: int, every: int | None) -> bool:
         return round in (0, self._config.rounds) or bool(every and round % every == 0)
 
     def _measure(self, x: Tensor) -> tuple[float, float, float]:

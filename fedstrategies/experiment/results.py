@@ -10,16 +10,27 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
-from fedstrategies.experiment.config import EFBVConfig
+from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.history import HistoryRecord
 from fedstrategies.experiment.options import ConfigError
 
-__all__ = ["FILES", "Status", "Summary", "check_directory", "choose_directory", "open_directory"]
+__all__ = [
+    "FILES",
+    "PERSONAL",
+    "Status",
+    "Summary",
+    "check_directory",
+    "choose_directory",
+    "open_directory",
+]
 
 Status = Literal["done", "diverged", "failed", "interrupted"]
 
 FILES = ("config.toml", "history.jsonl", "summary.json", "model.safetensors", "curve.png")
-"""What a run writes; ``--overwrite`` removes these and nothing else."""
+"""What a run writes; ``--overwrite`` removes these, the personal models, and nothing else."""
+
+PERSONAL = "personal"
+"""Folder of the clients' deployed models (``--save-personal``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +58,9 @@ class Summary:
         gamma of the run.
     theory, smoothness : dict
         Constants of the analysis and of f.
+    local_solve : dict
+        Personalised methods: how the clients' own optima x_i* were found, and what they cost in
+        passes over a client's rows and in seconds.
     seconds : float
         Wall-clock seconds from the first record to the last.
     peak_memory_bytes : int or None
@@ -68,6 +82,7 @@ class Summary:
     stepsize: float | None = None
     theory: dict[str, float] = field(default_factory=dict)
     smoothness: dict[str, float] = field(default_factory=dict)
+    local_solve: dict[str, float | str] = field(default_factory=dict)
     seconds: float = 0.0
     peak_memory_bytes: int | None = None
     error: str | None = None
@@ -101,7 +116,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def choose_directory(config: EFBVConfig) -> Path:
+def choose_directory(config: ExperimentConfig) -> Path:
     """``--out``, or the first free of ``runs/<algorithm>-<dataset>-<seed>``, -2, -3, ..."""
     if config.out is not None:
         return Path(config.out)
@@ -145,6 +160,8 @@ def open_directory(directory: Path, *, overwrite: bool) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             (directory / name).unlink(missing_ok=True)
+        for path in (directory / PERSONAL).glob("client-*.safetensors"):
+            path.unlink()
     except OSError as error:
         raise ConfigError(f"out: {directory} cannot be written ({error.strerror})") from None
     return directory

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedstrategies.experiment.clients import client_fn_of
-from fedstrategies.experiment.config import EFBVConfig
+from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.flower_backend import (
     require_ray,
     run_in_simulation,
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 __all__ = ["run", "run_on_grid"]
 
 
-def run(config: EFBVConfig, *, observers: Sequence[Observer] = ()) -> Summary:
+def run(config: ExperimentConfig, *, observers: Sequence[Observer] = ()) -> Summary:
     """Run an experiment on its backend and write its folder.
 
     Parameters
     ----------
-    config : EFBVConfig
+    config : ExperimentConfig
         The experiment.
     observers : sequence of callable
         Called with each history record; one that returns True stops the run.
@@ -64,7 +64,9 @@ def run(config: EFBVConfig, *, observers: Sequence[Observer] = ()) -> Summary:
     return session.guarded(lambda: session.run_in_process(app))
 
 
-def run_on_grid(config: EFBVConfig, grid: Grid, *, observers: Sequence[Observer] = ()) -> Summary:
+def run_on_grid(
+    config: ExperimentConfig, grid: Grid, *, observers: Sequence[Observer] = ()
+) -> Summary:
     """The same on a grid that exists already: what a ServerApp calls.
 
     Raises

@@ -15,11 +15,18 @@ from fedstrategies.experiment.history import HistoryRecord
 from fedstrategies.experiment.preparation import Prepared
 from fedstrategies.experiment.progress import Observer
 from fedstrategies.experiment.recorder import Recorder
-from fedstrategies.experiment.results import Status, Summary, open_directory, peak_memory_bytes
+from fedstrategies.experiment.results import (
+    PERSONAL,
+    Status,
+    Summary,
+    open_directory,
+    peak_memory_bytes,
+)
 from fedstrategies.experiment.views import to_toml
 from fedstrategies.flower.app import FedApp
 from fedstrategies.flower.errors import AllClientsFailed, Diverged
 from fedstrategies.objectives import BatchedObjective, LastPoint
+from fedstrategies.saved_model import save_model
 from fedstrategies.threads import single_threaded
 
 if TYPE_CHECKING:
@@ -68,11 +75,15 @@ class Session:
     def run_on(self, grid: Grid, objectives: BatchedObjective | None = None) -> ArrayRecord:
         """All rounds on ``grid``; the final model."""
         config, problem = self.prepared.config, self.prepared.problem
+        known = LastPoint(problem.objectives) if objectives is None else objectives
+        with single_threaded():
+            measured = self.prepared.method.measured(known)
         self._recorder = Recorder(
             config=config,
             problem=problem,
-            objectives=LastPoint(problem.objectives) if objectives is None else objectives,
+            objectives=measured,
             fstar=self.prepared.fstar,
+            accuracies=self.prepared.method.accuracies,
             path=self._directory / "history.jsonl",
             observers=self._observers,
         )
@@ -137,12 +148,16 @@ class Session:
             smoothness={}
             if smoothness is None
             else {name: getattr(smoothness, name) for name in ("L", "L_tilde", "L_max", "mu")},
+            local_solve=prepared.method.local_solve() if recorder is not None else {},
             seconds=float(last.get("seconds", 0.0)),
             peak_memory_bytes=peak_memory_bytes(),
             error=error,
         )
         if model is not None:
             save_file(dict(model), self._directory / "model.safetensors")
+        if status == "done" and recorder is not None and recorder.x is not None:
+            for index, personal in enumerate(prepared.method.personal_models(recorder.x)):
+                save_model(personal, self._directory / PERSONAL / f"client-{index:05d}.safetensors")
         (self._directory / "summary.json").write_text(summary.to_json(), encoding="utf-8")
         if last:
             _draw(self._directory)

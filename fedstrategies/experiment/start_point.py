@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import prod, sqrt
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ def start_point(text: str, layout: Layout, seed: int) -> Tensor:
     """x^0: ``zero``, ``normal:loc=..,scale=..`` (i.i.d.) or ``glorot``.
 
     ``glorot`` draws an entry of a weight matrix of shape (out, in) uniformly from
-    ``[-a, a)``, ``a = sqrt(6 / (in + out))``, and leaves biases at zero (X. Glorot, Y. Bengio,
+    ``[-a, a)``, ``a = sqrt(6 / (in + out))`` (of a kernel (out, in, h, w): in h w and out h w),
+    and leaves biases at zero (X. Glorot, Y. Bengio,
     "Understanding the difficulty of training deep feedforward neural networks", 2010).
 
     Parameters
@@ -53,9 +54,16 @@ def start_point(text: str, layout: Layout, seed: int) -> Tensor:
 
 
 def _bounds(layout: Layout) -> Tensor:
-    bounds = [sqrt(6.0 / sum(shape)) if len(shape) == 2 else 0.0 for shape in layout.shapes]
+    bounds = [_bound(shape) for shape in layout.shapes]
     sizes = torch.tensor(layout.sizes)
     return torch.tensor(bounds, dtype=torch.float64).repeat_interleave(sizes)
+
+
+def _bound(shape: tuple[int, ...]) -> float:
+    """``sqrt(6 / (fan_in + fan_out))``; a kernel's window counts for every input and output."""
+    if len(shape) < 2:
+        return 0.0
+    return sqrt(6.0 / ((shape[0] + shape[1]) * prod(shape[2:])))
 
 
 def _standard_normal(seed: int, count: int) -> Tensor:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import tomli_w
 
-from fedstrategies.experiment.config import EFBVConfig, config_from_mapping
+from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.efbv_config import EFBVConfig
+from fedstrategies.experiment.families import all_options, config_from_mapping
 from fedstrategies.experiment.options import ConfigError, Scalar, options
 
 __all__ = ["app_defaults", "read_mapping", "read_toml", "to_mapping", "to_toml", "versions"]
@@ -18,7 +20,7 @@ __all__ = ["app_defaults", "read_mapping", "read_toml", "to_mapping", "to_toml",
 _PACKAGES = ("fedstrategies", "flwr", "torch", "numpy", "ray", "scikit-learn", "safetensors")
 
 
-def to_mapping(config: EFBVConfig, *, app: bool = False) -> dict[str, Scalar]:
+def to_mapping(config: ExperimentConfig, *, app: bool = False) -> dict[str, Scalar]:
     """Every option under its key; unset ones as an empty string.
 
     With ``app`` the keys are those of a Flower app's run configuration, without the options
@@ -31,7 +33,7 @@ def to_mapping(config: EFBVConfig, *, app: bool = False) -> dict[str, Scalar]:
     return {key: "" if value is None else value for key, value in named.items() if key}
 
 
-def app_defaults(config_class: type[EFBVConfig] = EFBVConfig) -> dict[str, Scalar]:
+def app_defaults(config_class: type[ExperimentConfig] = EFBVConfig) -> dict[str, Scalar]:
     """The ``[tool.flwr.app.config]`` table of an app for this family of algorithms."""
     return {
         entry.app_key: "" if entry.default is None else entry.default
@@ -40,12 +42,12 @@ def app_defaults(config_class: type[EFBVConfig] = EFBVConfig) -> dict[str, Scala
     }
 
 
-def to_toml(config: EFBVConfig) -> str:
+def to_toml(config: ExperimentConfig) -> str:
     """The resolved configuration and a ``[versions]`` table, as TOML."""
     return tomli_w.dumps({**to_mapping(config), "versions": versions()})
 
 
-def read_toml(path: Path) -> EFBVConfig:
+def read_toml(path: Path) -> ExperimentConfig:
     """The configuration in a file that `to_toml` wrote, or any subset of its keys.
 
     Raises
@@ -80,7 +82,7 @@ def read_mapping(path: Path) -> dict[str, object]:
 def _without_app_keys(values: Mapping[str, object]) -> dict[str, object]:
     renamed = {
         entry.app_key: entry.key
-        for entry in options(EFBVConfig)
+        for entry in all_options()
         if entry.app_key is not None and entry.app_key != entry.key
     }
     return {renamed.get(key, key): value for key, value in values.items()}

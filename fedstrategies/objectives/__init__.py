@@ -3,6 +3,7 @@
 from fedstrategies.objectives.base import BatchedObjective, Objective
 from fedstrategies.objectives.batched_logistic import BatchedLogisticRegression
 from fedstrategies.objectives.classifiers import linear_classifier, mlp_classifier
+from fedstrategies.objectives.flix_solution import minimise_flix
 from fedstrategies.objectives.last_point import LastPoint
 from fedstrategies.objectives.local_solver import (
     ExactLocalSolver,
@@ -12,6 +13,7 @@ from fedstrategies.objectives.local_solver import (
 )
 from fedstrategies.objectives.logistic import LogisticRegression
 from fedstrategies.objectives.looped import LoopedObjectives
+from fedstrategies.objectives.networks import cnn_classifier, lstm_classifier
 from fedstrategies.objectives.personal import (
     FLIXObjectives,
     PersonalObjective,
@@ -46,9 +48,12 @@ __all__ = [
     "SolveError",
     "SquaredL2",
     "TorchObjective",
+    "cnn_classifier",
     "linear_classifier",
     "logistic_smoothness",
+    "lstm_classifier",
     "minimise",
+    "minimise_flix",
     "minimise_softmax",
     "mlp_classifier",
     "parse_prox",

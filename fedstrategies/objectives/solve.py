@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from fedstrategies.objectives.prox import NoProx, Prox, SquaredL2
 from fedstrategies.objectives.smoothness import logistic_smoothness
 from fedstrategies.reduce import sum_over_clients
 
-__all__ = ["Solution", "SolveError", "minimise"]
+__all__ = ["CompositeProblem", "Solution", "SolveError", "accelerated", "minimise", "newton"]
 
 _NEWTON_STEPS = 200
 _GRADIENT_STEPS = 200_000
@@ -87,7 +89,8 @@ def minimise(
     """
     regulariser = NoProx() if prox is None else prox
     batched = without_memory(objective)
-    problem = _Problem(batched, regulariser, smoothness)
+    constant = logistic_smoothness(batched).L if smoothness is None else smoothness
+    problem = CompositeProblem(batched, regulariser, constant)
     start = _origin(batched) if x0 is None else x0
     if (
         isinstance(batched, BatchedLogisticRegression)
@@ -95,8 +98,14 @@ def minimise(
         and batched.dimension <= _NEWTON_DIMENSION
     ):
         curvature = regulariser.lam if isinstance(regulariser, SquaredL2) else 0.0
-        return _newton(problem, batched, curvature, start, tolerance)
-    return _accelerated(problem, start, tolerance)
+        return newton(
+            problem,
+            partial(mean_logistic_hessian, batched),
+            start,
+            curvature=curvature,
+            tolerance=tolerance,
+        )
+    return accelerated(problem, start, tolerance=tolerance)
 
 
 def _origin(batched: BatchedObjective) -> Tensor:
@@ -104,12 +113,11 @@ def _origin(batched: BatchedObjective) -> Tensor:
     return torch.zeros(batched.dimension, dtype=batched.dtype, device=device)
 
 
-class _Problem:
-    """F, grad f and the gradient mapping of one problem."""
+class CompositeProblem:
+    """F = f + R, grad f and the gradient mapping; f the mean of the f_i, L its smoothness."""
 
-    def __init__(self, batched: BatchedObjective, prox: Prox, smoothness: float | None) -> None:
-        self.batched, self.prox = batched, prox
-        self.smoothness = logistic_smoothness(batched).L if smoothness is None else smoothness
+    def __init__(self, batched: BatchedObjective, prox: Prox, smoothness: float) -> None:
+        self.batched, self.prox, self.smoothness = batched, prox, smoothness
         self._ids = torch.arange(len(batched))
 
     def smooth_part(self, x: Tensor) -> tuple[float, Tensor]:
@@ -128,23 +136,43 @@ class _Problem:
         )
 
     def solution(self, x: Tensor, value: float, residual: float, steps: int) -> Solution:
+        """What was found."""
         return Solution(x=x, value=value + self.prox.value(x), residual=residual, steps=steps)
 
     def failure(self, steps: int, residual: float, tolerance: float) -> SolveError:
+        """Why nothing was found."""
         return SolveError(
             f"no minimiser within {steps} steps: residual {residual:.2e} > {tolerance:.0e}; "
             "add l2, raise the tolerance or use float64"
         )
 
 
-def _newton(
-    problem: _Problem,
-    batched: BatchedLogisticRegression,
-    curvature: float,
+def newton(
+    problem: CompositeProblem,
+    hessian_at: Callable[[Tensor], Tensor],
     x: Tensor,
+    *,
+    curvature: float = 0.0,
     tolerance: float,
 ) -> Solution:
-    """Newton's method; ``curvature`` is the Hessian of R, a multiple of the identity."""
+    """Newton's method with backtracking from x (d,).
+
+    Parameters
+    ----------
+    problem : CompositeProblem
+        With a smooth R.
+    hessian_at : callable
+        The Hessian (d, d) of f at a point.
+    curvature : float
+        The Hessian of R, a multiple of the identity.
+    tolerance : float
+        Largest gradient norm.
+
+    Raises
+    ------
+    SolveError
+        As `minimise`.
+    """
     value, gradient = problem.smooth_part(x)
     residual = float("inf")
     for step in range(_NEWTON_STEPS):
@@ -152,7 +180,7 @@ def _newton(
         residual = float(torch.linalg.vector_norm(total))
         if residual <= tolerance:
             return problem.solution(x, value, residual, step)
-        hessian = mean_logistic_hessian(batched, x)
+        hessian = hessian_at(x)
         hessian.diagonal().add_(curvature)
         # Features that never vary make the Hessian singular without l2; the floor is far below
         # the rounding of a Hessian that is not.
@@ -180,8 +208,14 @@ def _newton(
     raise problem.failure(_NEWTON_STEPS, residual, tolerance)
 
 
-def _accelerated(problem: _Problem, x: Tensor, tolerance: float) -> Solution:
-    """FISTA with gradient-based restart."""
+def accelerated(problem: CompositeProblem, x: Tensor, *, tolerance: float) -> Solution:
+    """FISTA with gradient-based restart from x (d,).
+
+    Raises
+    ------
+    SolveError
+        As `minimise`.
+    """
     x = problem.prox.prox(x, 1.0 / problem.smoothness)
     ahead, momentum, residual = x, 1.0, float("inf")
     for step in range(_GRADIENT_STEPS):

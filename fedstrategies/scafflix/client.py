@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from flwr.app import ConfigRecord, Context
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fedstrategies.flower import BaseClient, ClientRule
@@ -20,11 +17,12 @@ from fedstrategies.objectives import (
     PersonalObjectives,
 )
 from fedstrategies.random import Purpose, client_keys
+from fedstrategies.saved_model import save_model
 from fedstrategies.scafflix.algorithm import FedAvgRule, FLIXRule, ScafflixRule
 from fedstrategies.scafflix.metrics import PERSONAL
 from fedstrategies.wire import decode_vector, encode_vector
 
-__all__ = ["ScafflixClient", "save_model"]
+__all__ = ["ScafflixClient"]
 
 _OPTIMUM = "fedstrategies.local-optimum"
 
@@ -165,14 +163,3 @@ class ScafflixClient(BaseClient):
         x = decode_vector(frame, dimension=self.personal.dimension)
         self.personal.restore(LocalOptimum(x=x, residual=residual, passes=passes))
         return True
-
-
-def save_model(named: Mapping[str, Tensor], path: Path) -> None:
-    """Write named arrays as a safetensors file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({name: value.detach().cpu().clone() for name, value in named.items()}, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

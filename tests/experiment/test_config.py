@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 
 from fedstrategies.data import BUNDLED, PARTITIONS
-from fedstrategies.experiment.config import ALGORITHMS, EFBVConfig, config_from_mapping
+from fedstrategies.experiment.efbv_config import EFBVConfig
+from fedstrategies.experiment.families import ALGORITHMS, config_from_mapping
 from fedstrategies.experiment.model_facts import DEFAULT_WIDTH
 from fedstrategies.experiment.options import ConfigError, options
 from fedstrategies.experiment.problem_config import BUNDLED_DATASETS, ProblemConfig

@@ -11,7 +11,7 @@ from flwr.app import Context, RecordDict
 
 from fedstrategies.engines import CohortGrid
 from fedstrategies.experiment.clients import client_fn_of
-from fedstrategies.experiment.config import EFBVConfig
+from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.history import read_history
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.results import Summary

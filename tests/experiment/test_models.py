@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from fedstrategies.data import DataError
 from fedstrategies.experiment import runner, session
-from fedstrategies.experiment.config import ALGORITHMS, EFBVConfig
+from fedstrategies.experiment.efbv_config import EFBVConfig
+from fedstrategies.experiment.families import ALGORITHMS
 from fedstrategies.experiment.history import read_history
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.preparation import prepare

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fedstrategies.experiment.config import EFBVConfig
+from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.history import read_history
 from fedstrategies.experiment.problem import load_problem
 from fedstrategies.experiment.recorder import Recorder

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from fedstrategies.experiment.config import EFBVConfig
+from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.results import (
     Summary,

@@ -10,7 +10,8 @@ from fedstrategies.data import DataError
 from fedstrategies.engines import CohortGrid
 from fedstrategies.experiment import runner, session
 from fedstrategies.experiment.clients import client_fn_of
-from fedstrategies.experiment.config import ALGORITHMS, EFBVConfig
+from fedstrategies.experiment.efbv_config import EFBVConfig
+from fedstrategies.experiment.families import ALGORITHMS
 from fedstrategies.experiment.history import read_history
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.preparation import prepare

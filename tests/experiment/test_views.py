@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from fedstrategies.experiment.config import EFBVConfig, config_from_mapping
+from fedstrategies.experiment.efbv_config import EFBVConfig
+from fedstrategies.experiment.families import config_from_mapping
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.views import app_defaults, read_toml, to_mapping, to_toml, versions
 
