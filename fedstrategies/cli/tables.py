@@ -80,7 +80,9 @@ def _pairs(values: Mapping[str, float], names: Mapping[str, str], form: str) -> 
 
 
 def _allowed(theory: Mapping[str, float]) -> str:
-    return f" (theory {theory['gamma']:.9g})" if "gamma" in theory else ""
+    if "gamma" in theory:
+        return f" (theory {theory['gamma']:.9g})"
+    return " (no theory without L)" if "lam" in theory else ""
 
 
 def _number(value: float | None) -> str:

@@ -90,7 +90,9 @@ class _Recurrent(nn.Module):
     def __init__(self, alphabet: int, width: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.embedding: nn.Embedding = skip_init(nn.Embedding, alphabet, _EMBEDDING, dtype=dtype)  # type: ignore[no-untyped-call]
-        self.lstm: nn.LSTM = skip_init(nn.LSTM, _EMBEDDING, width, batch_first=True, dtype=dtype)  # type: ignore[no-untyped-call]
+        # skip_init knows no layer that hides its arguments; on "meta" nothing is drawn either.
+        hidden = nn.LSTM(_EMBEDDING, width, batch_first=True, dtype=dtype, device="meta")
+        self.lstm = hidden.to_empty(device="cpu")
         self.output: nn.Linear = skip_init(nn.Linear, width, alphabet, dtype=dtype)  # type: ignore[no-untyped-call]
 
     def forward(self, characters: Tensor) -> Tensor:

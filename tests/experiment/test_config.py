@@ -5,14 +5,14 @@ import pytest
 from fedstrategies.data import BUNDLED, PARTITIONS
 from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.families import ALGORITHMS, config_from_mapping
-from fedstrategies.experiment.model_facts import DEFAULT_WIDTH
+from fedstrategies.experiment.model_facts import MODELS
 from fedstrategies.experiment.options import ConfigError, options
 from fedstrategies.experiment.problem_config import BUNDLED_DATASETS, ProblemConfig
 
 
 def test_defaults_are_valid_for_every_algorithm():
     for algorithm in ALGORITHMS:
-        assert EFBVConfig(algorithm=algorithm).algorithm == algorithm
+        assert ALGORITHMS[algorithm](algorithm=algorithm).algorithm == algorithm
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,8 @@ def test_defaults_are_valid_for_every_algorithm():
         ({"l2": -1}, "l2"),
         ({"l2": float("nan")}, "finite"),
         ({"test-fraction": 1.0}, "test-fraction"),
-        ({"model": "cnn"}, "logreg"),
+        ({"model": "resnet"}, "logreg"),
+        ({"model": "cnn"}, "stepsize: the theory"),
         ({"model": "mlp"}, "stepsize: the theory"),
         ({"model": "mlp", "stepsize": "theory*2"}, "number"),
         ({"model": "mlp", "stepsize": 1, "smoothness": "L=1"}, "L_tilde"),
@@ -38,7 +39,8 @@ def test_defaults_are_valid_for_every_algorithm():
         ({"model": "mlp", "stepsize": 1, "width": 0}, "width"),
         ({"model": "linear", "width": 3}, "width: linear"),
         ({"x0": "glorot"}, "logreg"),
-        ({"partition": "dirichlet"}, "contiguous"),
+        ({"partition": "dirichlet"}, "alpha is missing"),
+        ({"partition": "shuffled"}, "contiguous"),
         ({"prox": "l3:1"}, "prox"),
         ({"x0": "normal:location=1"}, "loc"),
         ({"x0": "normal:scale=-1"}, "negative"),
@@ -98,7 +100,7 @@ def test_resolved_values():
     [
         ("logreg", ("float64", "zero", None)),
         ("linear", ("float32", "zero", None)),
-        ("mlp", ("float32", "glorot", DEFAULT_WIDTH)),
+        ("mlp", ("float32", "glorot", MODELS["mlp"].width)),
     ],
 )
 def test_defaults_that_follow_from_the_model(model, resolved):
@@ -125,7 +127,8 @@ def test_dataset_paths_become_absolute_and_name_the_run():
 
 def test_problem_part_is_shared_by_all_algorithms_and_hashable():
     problems = {
-        EFBVConfig(algorithm=name, rounds=i + 1).problem for i, name in enumerate(ALGORITHMS)
+        family(algorithm=name, rounds=i + 1).problem
+        for i, (name, family) in enumerate(ALGORITHMS.items())
     }
     assert problems == {ProblemConfig()}
     assert EFBVConfig(clients=3).problem != ProblemConfig()
@@ -134,7 +137,7 @@ def test_problem_part_is_shared_by_all_algorithms_and_hashable():
 def test_names_repeated_here_are_those_of_the_data_room():
     assert BUNDLED_DATASETS == BUNDLED
     partition = next(entry for entry in options(EFBVConfig) if entry.name == "partition")
-    assert partition.choices == PARTITIONS
+    assert all(name in partition.help for name in PARTITIONS)
 
 
 def test_every_option_is_described_once():

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from fedstrategies.data import DataError
 from fedstrategies.experiment import runner, session
 from fedstrategies.experiment.efbv_config import EFBVConfig
-from fedstrategies.experiment.families import ALGORITHMS
 from fedstrategies.experiment.history import read_history
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.preparation import prepare
@@ -87,7 +86,7 @@ def test_paths_and_repeats_give_the_same_history(make, tmp_path, model, change):
 
 
 @pytest.mark.parametrize("model", list(GIVEN))
-@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+@pytest.mark.parametrize("algorithm", ["efbv", "ef21", "diana", "gd"])
 def test_every_algorithm_descends(make, model, algorithm):
     compressor = None if algorithm == "gd" else "rand-k:k=8"
     summary = runner.run(
