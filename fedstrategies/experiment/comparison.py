@@ -41,11 +41,14 @@ class Comparison:
         Their histories.
     budget : int
         Uplink bytes of the run that sent least: where gaps are compared.
+    weights : tuple of str
+        The weights alpha that are in use; with several, the runs minimise several objectives.
     """
 
     summaries: Mapping[str, Summary]
     curves: tuple[Curve, ...]
     budget: int
+    weights: tuple[str, ...] = ("1",)
 
     columns: ClassVar[tuple[str, ...]] = (
         "algorithm",
@@ -95,9 +98,15 @@ class Comparison:
 
     def note(self) -> str:
         """What the last columns mean."""
-        return (
+        equal = (
             f"Equal uplink: {format_bytes(self.budget)} over all clients, "
             "the total of the run that sent least."
+        )
+        if len(self.weights) == 1:
+            return equal
+        return (
+            f"{equal} Losses are those of the deployed models at alpha = "
+            f"{' and '.join(self.weights)}; each gap is to the minimum at its own alpha."
         )
 
 
@@ -215,6 +224,7 @@ def compare(
         summaries=summaries,
         curves=curves,
         budget=int(min(curve.records[-1]["uplink_bytes"] for curve in curves)),
+        weights=tuple(sorted({_weight(config) for config in configs.values()})),
     )
     (base / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
     if importlib.util.find_spec("matplotlib") is not None:
@@ -253,6 +263,12 @@ def _compressors(configs: Mapping[str, ExperimentConfig]) -> set[str]:
     """Those in use, where gd compresses nothing."""
     found = {_compressor(config) for config in configs.values()}
     return {compressor for compressor in found if compressor is not None}
+
+
+def _weight(config: ExperimentConfig) -> str:
+    """alpha as it was given; 1 where there is no such option, or it is not set."""
+    alpha = getattr(config, "alpha", None)
+    return "1" if alpha is None else f"{alpha}"
 
 
 def _compressor(config: ExperimentConfig) -> str | None:

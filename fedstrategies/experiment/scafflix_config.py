@@ -11,7 +11,7 @@ from fedstrategies.experiment.options import ConfigError, option
 
 __all__ = ["ScafflixConfig"]
 
-DEFAULT_ALPHA = "0.1"
+DEFAULT_ALPHA = 0.1
 DEFAULT_FEDAVG_STEPS = 5
 _WITH_COIN = ("scafflix", "scaffnew", "i-scaffnew")
 
@@ -36,7 +36,7 @@ class ScafflixConfig(ExperimentConfig):
     compressor: str | None = option(
         None, "identity (there is no theory for another)", group="Method", metavar="C"
     )
-    alpha: str | None = option(
+    alpha: float | str | None = option(
         None,
         "weight of the common model in each client's, in [0, 1]: a number, or one per client "
         f"(a,b,...); unset: {DEFAULT_ALPHA} (scafflix, flix)",
@@ -80,8 +80,11 @@ class ScafflixConfig(ExperimentConfig):
     @property
     def alphas(self) -> tuple[float, ...]:
         """alpha_i of every client."""
-        weights = [float(part) for part in (self.alpha or "1").split(",")]
-        return tuple(weights * self.clients if len(weights) == 1 else weights)
+        if self.alpha is None:
+            return (1.0,) * self.clients
+        if isinstance(self.alpha, float):
+            return (self.alpha,) * self.clients
+        return tuple(float(part) for part in self.alpha.split(","))
 
     @property
     def solves_locally(self) -> bool:
