@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from fedstrategies.cli.main import app
-from fedstrategies.experiment import EFBVConfig
+from fedstrategies.experiment.families import all_options
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -132,9 +132,7 @@ def test_flower_apps_know_the_keys_they_are_given(line: str) -> None:
 
 
 def option_keys() -> set[str]:
-    from fedstrategies.experiment.options import options
-
-    return {entry.key for entry in options(EFBVConfig)}
+    return {"algorithm", *(entry.key for entry in all_options())}
 
 
 @pytest.mark.parametrize("line", starting_with("python"))

@@ -174,7 +174,9 @@ def test_evaluation_reports_the_personal_models_beside_the_global_one(
     result = strategy.start(
         CohortGrid(setting.app, num_clients=CLIENTS), setting.start, num_rounds=5
     )
-    deployed = setting.personal.deployed(strategy.x, torch.full((CLIENTS,), alpha, dtype=torch.float64))
+    deployed = setting.personal.deployed(
+        strategy.x, torch.full((CLIENTS,), alpha, dtype=torch.float64)
+    )
     expected = [float(o.accuracy(row)) for o, row in zip(setting.objectives, deployed, strict=True)]
     measured = result.evaluate_metrics_clientapp[5]
     for name, value in spread_over_clients(expected).items():

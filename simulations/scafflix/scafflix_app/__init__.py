@@ -1,0 +1,1 @@
+"""Scafflix, i-Scaffnew, Scaffnew, FLIX and FedAvg as a Flower app."""
