@@ -120,6 +120,11 @@ class ExperimentConfig(ProblemConfig):
         )
 
     @property
+    def uses_stepsize(self) -> bool:
+        """Whether the step size matters to the method."""
+        return True
+
+    @property
     def dataset_name(self) -> str:
         """The data set's name without folder and suffixes."""
         return Path(self.dataset).name.split(".")[0] or "dataset"
@@ -127,7 +132,7 @@ class ExperimentConfig(ProblemConfig):
     def _validate(self) -> None:
         super()._validate()
         _, relative = parse_stepsize(self.stepsize)
-        if relative and not self.constants_known:
+        if relative and self.uses_stepsize and not self.constants_known:
             raise ConfigError(
                 f"stepsize: the theory needs L and L_tilde, which are not known for {self.model}; "
                 "give a number, or state them with --smoothness"

@@ -87,6 +87,11 @@ class ScafflixConfig(ExperimentConfig):
         return tuple(float(part) for part in self.alpha.split(","))
 
     @property
+    def uses_stepsize(self) -> bool:
+        """Whether the step size matters: FLIX with an optimiser on the server has none."""
+        return self.algorithm != "flix" or self.server_optimizer.partition(":")[0] != "adam"
+
+    @property
     def solves_locally(self) -> bool:
         """Whether any client needs its x_i*."""
         return any(weight < 1 for weight in self.alphas)
@@ -122,6 +127,8 @@ class ScafflixConfig(ExperimentConfig):
             raise ConfigError(
                 f"alpha: {self.alpha!r} is not a number, nor one per client"
             ) from None
+        if isinstance(self.alpha, str) and len(weights) == 1:
+            raise ConfigError(f"alpha: {self.alpha!r} is not a finite number, nor one per client")
         if len(weights) != self.clients:
             raise ConfigError(f"alpha: {len(weights)} weights for {self.clients} clients")
         outside = [weight for weight in weights if not 0 <= weight <= 1]

@@ -21,6 +21,7 @@ from fedstrategies.objectives import (
     FLIXObjectives,
     LocalSGD,
     LocalSolver,
+    Objective,
     PersonalObjective,
     PersonalObjectives,
     Solution,
@@ -123,11 +124,19 @@ class ScafflixMethod(Method):
     def accuracies(self, x: Tensor) -> dict[str, float]:
         """The server's model, and every client's deployed model on its own held-out rows."""
         deployed = self.personal.deployed(x, self._alpha).expand(len(self._alpha), -1)
+        # A client too small for a held-out row is left out: its training rows are no measure.
         own = [
-            float((self.problem.held_out_objective(i) or member).accuracy(row))
-            for i, (member, row) in enumerate(zip(self.personal.members, deployed, strict=True))
+            float(objective.accuracy(row))
+            for index, row in enumerate(deployed)
+            if (objective := self._evaluated(index)) is not None
         ]
         return {**super().accuracies(x), **spread_over_clients(own)}
+
+    def _evaluated(self, index: int) -> Objective | None:
+        """What a client's own model is measured on."""
+        if self.problem.held_out is None:
+            return self.personal.members[index]
+        return self.problem.held_out_objective(index)
 
     def personal_models(self, x: Tensor) -> list[Mapping[str, Tensor]]:
         """Every client's deployed model, if ``save_personal`` is set."""

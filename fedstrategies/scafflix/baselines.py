@@ -70,9 +70,16 @@ class FLIX(PersonalStrategy):
         super().prepare(x)
         if self.server_optimizer is not None and self._relative and self.smoothness is None:
             return
-        known = self.smoothness
-        theory = None if known is None else analysis.flix_stepsize(known, alpha=self.alpha)
+        theory = self.constants.get("gamma")
         self.gamma = self.stepsizes(None if theory is None else (theory,) * self.clients)[0]
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """``gamma``, the theory's step size, where the L_i are known."""
+        known = self.smoothness
+        if known is None or known.L_i is None or self.num_clients is None:
+            return {}
+        return {"gamma": analysis.flix_stepsize(known, alpha=self.alpha)}
 
     def plan(self, round: int) -> list[Assignment]:
         """One gradient of each client in the cohort."""

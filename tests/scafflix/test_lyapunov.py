@@ -92,8 +92,8 @@ def follow(
 def assert_contracts(runs: Trajectories, zeta: float, level: float = 0.0) -> None:
     """The mean over the seeds, up to four standard errors; and without noise every single step."""
     seeds, length = runs.psi.shape
-    bound = runs.psi[0, 0] * (1 - zeta) ** torch.arange(length) + level
-    slack = 4 * runs.psi.std(dim=0) / seeds**0.5 + 1e-12
+    bound = runs.psi[0, 0] * (1 - zeta) ** torch.arange(length, dtype=torch.float64) + level
+    slack = 4 * runs.psi.std(dim=0) / seeds**0.5 + 1e-12 * runs.psi[0, 0]
     assert bool((runs.psi.mean(dim=0) <= bound + slack).all())
     if not level:
         before = runs.psi[:, :-1]

@@ -1,40 +1,14 @@
 """The server: one experiment, its results in ``output-dir``."""
 
-import logging
-from pathlib import Path
-
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedstrategies.experiment import ConfigError, config_from_mapping, run_on_grid
-from fedstrategies.experiment.progress import progress
+from fedstrategies.experiment.server_app import serve
 
 app = ServerApp()
-logger = logging.getLogger("flwr")
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the experiment that the run configuration describes.
-
-    Raises
-    ------
-    ConfigError, DataError
-        For wrong input; nothing was written.
-    RuntimeError
-        If the run diverged or every client of a round failed. Flower's command line exits
-        with 0 all the same: read ``summary.json``, or ``flwr ls``.
-    """
-    config = config_from_mapping(context.run_config, app=True)
-    if config.out is None:
-        raise ConfigError("output-dir: set it, best to an absolute path")
-    if not Path(config.out).is_absolute():
-        # The working directory is that of whoever started the SuperLink first.
-        logger.warning("output-dir is relative; results go to %s", Path(config.out).absolute())
-    with progress(config.algorithm, config.rounds, quiet=config.quiet) as observers:
-        summary = run_on_grid(config, grid, observers=observers)
-    if summary.status != "done":
-        raise RuntimeError(f"{summary.error} (records kept in {summary.out})")
-    logger.info(
-        "round %s, loss %.10g: %s", summary.last["round"], summary.last["loss"], summary.out
-    )
+    """Run the experiment that the run configuration describes; see `serve`."""
+    serve(grid, context)
