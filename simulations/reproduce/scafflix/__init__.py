@@ -1,0 +1,1 @@
+"""Scafflix's experiments: ``python -m simulations.reproduce.scafflix --data DIR``."""
