@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
-__all__ = ["linear_classifier", "mlp_classifier"]
+__all__ = ["linear_classifier", "mlp_classifier", "zeroed"]
 
 
 def linear_classifier(dimension: int, classes: int, *, dtype: torch.dtype) -> nn.Module:
@@ -26,7 +26,7 @@ def linear_classifier(dimension: int, classes: int, *, dtype: torch.dtype) -> nn
     torch.nn.Module
         Rows (B, d) -> scores (B, K).
     """
-    return _zero(_dense(dimension, classes, dtype))
+    return zeroed(_dense(dimension, classes, dtype))
 
 
 def mlp_classifier(dimension: int, classes: int, *, width: int, dtype: torch.dtype) -> nn.Module:
@@ -55,7 +55,7 @@ def mlp_classifier(dimension: int, classes: int, *, width: int, dtype: torch.dty
         activation=nn.Tanh(),
         output=_dense(width, classes, dtype),
     )
-    return _zero(nn.Sequential(layers))
+    return zeroed(nn.Sequential(layers))
 
 
 def _dense(inputs: int, outputs: int, dtype: torch.dtype) -> nn.Module:
@@ -64,7 +64,8 @@ def _dense(inputs: int, outputs: int, dtype: torch.dtype) -> nn.Module:
     return layer
 
 
-def _zero(module: nn.Module) -> nn.Module:
+def zeroed(module: nn.Module) -> nn.Module:
+    """The module with all its parameters zero."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.zero_()

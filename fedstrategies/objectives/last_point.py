@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedstrategies.objectives.base import BatchedObjective
+from fedstrategies.objectives.base import BatchedObjective, WrappedObjectives
 
 __all__ = ["LastPoint", "without_memory"]
 
 
-class LastPoint(BatchedObjective):
+class LastPoint(WrappedObjectives):
     """Give the stored result when asked again for full gradients at the same point.
 
     A history record evaluates f and its gradient at x^t after round t, and round t + 1 starts
@@ -27,32 +27,9 @@ class LastPoint(BatchedObjective):
     """
 
     def __init__(self, inner: BatchedObjective) -> None:
-        self.inner = inner
+        super().__init__(inner)
         # One tuple, replaced as a whole: a reader in another thread sees old or new, no mixture.
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    @property
-    def dimension(self) -> int:
-        """d, the length of the flat vector."""
-        return self.inner.dimension
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of x, values and gradients."""
-        return self.inner.dtype
-
-    @property
-    def num_examples(self) -> Tensor:
-        """Number of examples of each client: int64, shape (n,)."""
-        return self.inner.num_examples
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether keys make `value_and_gradient` use mini-batches."""
-        return self.inner.stochastic
 
     def value_and_gradient(
         self, x: Tensor, *, clients: Tensor | None = None, keys: Tensor | None = None
@@ -75,10 +52,6 @@ class LastPoint(BatchedObjective):
         if known is None:
             return self.inner.values(x, clients=clients)
         return known[0] if clients is None else known[0][clients]
-
-    def accuracy(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
-        """Fraction of each selected client's examples classified correctly: shape (C',)."""
-        return self.inner.accuracy(x, clients=clients)
 
     def _recall(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         last = self._last

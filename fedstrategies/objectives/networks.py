@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from fedstrategies.objectives.classifiers import zeroed
+
 __all__ = ["cnn_classifier", "lstm_classifier"]
 
 _KERNEL = 5
@@ -41,7 +43,7 @@ def cnn_classifier(
     ValueError
         If the image is smaller than 4 x 4.
     """
-    return _zero(_Convolutional(classes, image, width, dtype))
+    return zeroed(_Convolutional(classes, image, width, dtype))
 
 
 def lstm_classifier(alphabet: int, *, width: int, dtype: torch.dtype) -> nn.Module:
@@ -61,7 +63,7 @@ def lstm_classifier(alphabet: int, *, width: int, dtype: torch.dtype) -> nn.Modu
     torch.nn.Module
         Characters int64 (B, S) -> scores (B, V, S), as the cross-entropy wants them.
     """
-    return _zero(_Recurrent(alphabet, width, dtype))
+    return zeroed(_Recurrent(alphabet, width, dtype))
 
 
 class _Convolutional(nn.Module):
@@ -107,10 +109,3 @@ def _convolution(inputs: int, outputs: int, dtype: torch.dtype) -> nn.Conv2d:
         nn.Conv2d, inputs, outputs, _KERNEL, padding=_KERNEL // 2, dtype=dtype
     )
     return layer
-
-
-def _zero(module: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.zero_()
-    return module

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedstrategies.layout import Layout
-from fedstrategies.objectives.base import BatchedObjective, Objective
+from fedstrategies.objectives.base import BatchedObjective, Objective, WrappedObjectives
 from fedstrategies.objectives.local_solver import ExactLocalSolver, LocalOptimum, LocalSolver
 
 __all__ = ["FLIXObjectives", "PersonalObjective", "PersonalObjectives"]
@@ -119,7 +119,7 @@ class PersonalObjective(Objective):
         return PersonalObjectives(objectives)
 
 
-class PersonalObjectives(BatchedObjective):
+class PersonalObjectives(WrappedObjectives):
     """The f_i of n clients and their x_i*.
 
     Parameters
@@ -138,7 +138,7 @@ class PersonalObjectives(BatchedObjective):
             raise ValueError("personal objectives can be stacked with each other only")
         self.members = cast("tuple[PersonalObjective, ...]", tuple(members))
         plain = [member.objective for member in self.members]
-        self.inner = type(plain[0]).stack(plain).remembering()
+        super().__init__(type(plain[0]).stack(plain).remembering())
         self._optima = torch.empty((len(plain), self.dimension), dtype=self.dtype)
         self._filled = torch.zeros(len(plain), dtype=torch.bool)
 
@@ -191,45 +191,8 @@ class PersonalObjectives(BatchedObjective):
         """The ``F_i(x) = f_i(alpha_i x + (1 - alpha_i) x_i*)`` for weights (n,)."""
         return FLIXObjectives(self, alpha)
 
-    def __len__(self) -> int:
-        return len(self.members)
 
-    @property
-    def dimension(self) -> int:
-        """d, the length of the flat vector."""
-        return self.inner.dimension
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of x, values and gradients."""
-        return self.inner.dtype
-
-    @property
-    def num_examples(self) -> Tensor:
-        """Number of examples of each client: int64, shape (n,)."""
-        return self.inner.num_examples
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether keys make `value_and_gradient` use mini-batches."""
-        return self.inner.stochastic
-
-    def value_and_gradient(
-        self, x: Tensor, *, clients: Tensor | None = None, keys: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Values (C',) and gradients (C', d) of the f_i at x."""
-        return self.inner.value_and_gradient(x, clients=clients, keys=keys)
-
-    def values(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
-        """f_i(x) of the selected clients: shape (C',)."""
-        return self.inner.values(x, clients=clients)
-
-    def accuracy(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
-        """Accuracy of x on each selected client's examples: shape (C',)."""
-        return self.inner.accuracy(x, clients=clients)
-
-
-class FLIXObjectives(BatchedObjective):
+class FLIXObjectives(WrappedObjectives):
     """``F_i(x) = f_i(alpha_i x + (1 - alpha_i) x_i*)``, whose mean FLIX and Scafflix minimise.
 
     Parameters
@@ -245,30 +208,8 @@ class FLIXObjectives(BatchedObjective):
             raise ValueError(
                 f"{len(personal)} weights alpha_i are needed, got {tuple(alpha.shape)}"
             )
+        super().__init__(personal)
         self.personal, self.alpha = personal, alpha
-
-    def __len__(self) -> int:
-        return len(self.personal)
-
-    @property
-    def dimension(self) -> int:
-        """d, the length of the flat vector."""
-        return self.personal.dimension
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of x, values and gradients."""
-        return self.personal.dtype
-
-    @property
-    def num_examples(self) -> Tensor:
-        """Number of examples of each client: int64, shape (n,)."""
-        return self.personal.num_examples
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether keys make `value_and_gradient` use mini-batches."""
-        return self.personal.stochastic
 
     def value_and_gradient(
         self, x: Tensor, *, clients: Tensor | None = None, keys: Tensor | None = None
