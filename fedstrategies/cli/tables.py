@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["print_comparison", "print_info", "print_summary"]
 
-_TABLE_WIDTH = 100
+_TABLE_WIDTH = 120
 _THEORY = {
     "lam": "lambda",
     "nu": "nu",

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.families import (
@@ -50,17 +49,25 @@ class Comparison:
     budget: int
     weights: tuple[str, ...] = ("1",)
 
-    columns: ClassVar[tuple[str, ...]] = (
-        "algorithm",
-        "rounds",
-        "loss",
-        "gap",
-        "uplink",
-        "downlink",
-        "gap at equal\nuplink",
-        "step size",
-        "seconds",
-    )
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is compared; personal accuracies where some run has them."""
+        return (
+            "algorithm",
+            "rounds",
+            "loss",
+            "gap",
+            *(("personal", "worst\ntenth") if self._personal else ()),
+            "uplink",
+            "downlink",
+            "gap at equal\nuplink",
+            "step size",
+            "seconds",
+        )
+
+    @property
+    def _personal(self) -> bool:
+        return any("accuracy_personal" in summary.last for summary in self.summaries.values())
 
     @property
     def ok(self) -> bool:
@@ -82,6 +89,10 @@ class Comparison:
             str(last.get("round", 0)),
             _number(last.get("loss"), ".7g"),
             _number(last.get("gap"), ".2e"),
+            *(
+                _number(last.get(f"accuracy_personal{which}"), ".4f")
+                for which in (("", "_worst_decile") if self._personal else ())
+            ),
             format_bytes(last.get("uplink_bytes", 0)),
             format_bytes(last.get("downlink_bytes", 0)),
             _number(affordable[-1]["gap"] if affordable else None, ".2e"),

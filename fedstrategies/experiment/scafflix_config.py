@@ -109,6 +109,11 @@ class ScafflixConfig(ExperimentConfig):
                 f"compressor: there is no theory for {self.compressor} in {self.algorithm} "
                 "(TAMUNA and CompressedScaffnew are methods for that); leave it out, or use efbv"
             )
+        if self.smoothness is not None and self.algorithm in ("scafflix", "i-scaffnew", "flix"):
+            raise ConfigError(
+                f"smoothness: the steps of {self.algorithm} follow from each client's own L_i, "
+                "which L and L_tilde do not give; leave it out, or give --stepsize"
+            )
         if self.prox != "none":
             raise ConfigError(f"prox: {self.algorithm} has no regulariser R; use --l2, or efbv")
         from fedstrategies.server_optimizer import parse_server_optimizer
