@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedstrategies.experiment import runner, session
-from fedstrategies.experiment.config import EFBVConfig
+from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.history import read_history
 from fedstrategies.flower.control import Response
 from fedstrategies.threads import single_threaded

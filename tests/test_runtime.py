@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fedstrategies.experiment import EFBVConfig, read_history, run
+from fedstrategies.experiment import EFBVConfig, ScafflixConfig, read_history, run
 
 pytestmark = pytest.mark.runtime
 pytest.importorskip("ray", reason="the extra 'simulation' is not installed")
@@ -75,12 +75,33 @@ from fedstrategies.experiment import EFBVConfig, run
 run(EFBVConfig(**{SETTINGS!r}, out={str(tmp_path / "out")!r}, backend="flower",
     cpus_per_client={cpus_per_client}))
 """
-    # A process of its own: Ray's workers and Flower's threads must not outlive the test.
+    run_elsewhere(code)
+    assert_same(without_seconds(tmp_path / "out"), reference)
+
+
+def test_scafflix_settles_across_rays_actors_as_it_does_in_one_process(tmp_path: Path) -> None:
+    settings = {
+        "clients": 6,
+        "alpha": "0.2,0.4,1,0.6,0,0.3",
+        "rounds": 4,
+        "participation": 3,
+        "quiet": True,
+    }
+    run(ScafflixConfig(**settings, out=str(tmp_path / "here")))  # type: ignore[arg-type]
+    code = f"""
+from fedstrategies.experiment import ScafflixConfig, run
+run(ScafflixConfig(**{settings!r}, out={str(tmp_path / "there")!r}, backend="flower"))
+"""
+    run_elsewhere(code)
+    assert_same(without_seconds(tmp_path / "there"), without_seconds(tmp_path / "here"))
+
+
+def run_elsewhere(code: str) -> None:
+    """A process of its own: Ray's workers and Flower's threads must not outlive the test."""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert_same(without_seconds(tmp_path / "out"), reference)
 
 
 @pytest.fixture
