@@ -64,6 +64,7 @@ class PersonalStrategy(BaseStrategy):
         self._factor, self._relative = _checked_stepsize(stepsize)
         super().__init__(**base)
         self._alpha = alpha
+        self._alphas: tuple[float, ...] | None = None
         self.smoothness = smoothness
         self.server_optimizer = server_optimizer
         self._optimizer_state: Mapping[str, Tensor] = {}
@@ -71,7 +72,9 @@ class PersonalStrategy(BaseStrategy):
     @property
     def alpha(self) -> tuple[float, ...]:
         """alpha_i of each partition; known once the first round begins."""
-        return per_client("alpha", self._alpha, self.clients)
+        if self._alphas is None:
+            self._alphas = per_client("alpha", self._alpha, self.clients)
+        return self._alphas
 
     def prepare(self, x: Tensor) -> None:
         """Check the weights against n, and start the server's optimiser."""

@@ -126,18 +126,16 @@ class Scafflix(PersonalStrategy):
 
     def plan(self, round: int) -> list[Assignment]:
         """Everyone in the cohort takes the same number of local steps."""
-        theory = self.theory
+        theory, alpha = self.theory, self.alpha
         steps = self.local_steps or draw_local_steps(theory.p, seed=self.seed, round=round)
         cohort = self.cohort(round)
         members = cohort.tolist()
         return [
             Assignment(
                 partition_ids=cohort,
-                rule=ScafflixRule(
-                    local_steps=steps, p=theory.p, gamma=theory.gamma, alpha=self.alpha
-                ),
+                rule=ScafflixRule(local_steps=steps, p=theory.p, gamma=theory.gamma, alpha=alpha),
                 constants=(float(steps), theory.p),
-                individual=tuple((theory.gamma[i], self.alpha[i]) for i in members),
+                individual=tuple((theory.gamma[i], alpha[i]) for i in members),
                 spec="scafflix",
                 settlements=self._unsettled(members),
             )

@@ -82,9 +82,8 @@ def invariant(strategy: Scafflix) -> float:
     return float((alpha * strategy.memory["h"]).sum(dim=0).abs().max())
 
 
-def committed_memories(grid: CohortGrid, strategy: Scafflix) -> torch.Tensor:
-    """Each client's own h_i, its used upload settled; the copy where the client lost it."""
-    assert strategy.memory is not None
+def settled_memories(grid: CohortGrid, strategy: Scafflix) -> torch.Tensor:
+    """Each client's own h_i, its used upload settled; where it lost it, what it will be sent."""
     rows = []
     for index, context in enumerate(grid.contexts.values()):
         receipts, stored = load_receipts(context.state), load_memory(context.state)
@@ -97,7 +96,9 @@ def committed_memories(grid: CohortGrid, strategy: Scafflix) -> torch.Tensor:
             settlement = strategy._means[strategy._last_used[index]]
             rule.commit_(memory, upload, settlement=settlement)
         elif receipts.committed != accepted:
-            memory = {"h": strategy.memory["h"][index : index + 1]}
+            start = torch.zeros(1, DIMENSION).double()
+            copy = strategy.memory
+            memory = {"h": start if copy is None else copy["h"][index : index + 1]}
         rows.append(memory["h"][0])
     return torch.stack(rows)
 
@@ -125,10 +126,32 @@ def test_the_invariant_and_the_optimum_survive_participation_and_faults(
         found, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages))
         arrays = found if found is not None else arrays
         assert invariant(strategy) < 1e-10, server_round
-    assert torch.equal(committed_memories(grid, strategy), strategy.memory["h"])  # type: ignore[index]
+    assert strategy.memory is not None
+    assert torch.equal(settled_memories(grid, strategy), strategy.memory["h"])
     assert (strategy.bytes.recovery > 0) is not partial
     before = setting.gradient_norm(torch.zeros(DIMENSION).double(), alpha)
     assert setting.gradient_norm(strategy.x, alpha) < 1e-6 * before
+
+
+def test_without_room_for_a_copy_a_lost_memory_starts_all_anew(setting: Setting) -> None:
+    alpha = torch.tensor(RANDOM, dtype=torch.float64).unsqueeze(1)
+    strategy = Scafflix(alpha=RANDOM, smoothness=setting.smoothness, local_steps=2, memory_budget=0)
+    grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=Faults(lose_reply=0.2), seed=5)
+    arrays, resets = setting.start, 0
+    for server_round in range(1, 121):
+        if server_round in (10, 30):
+            grid.contexts[1003].state = RecordDict()
+        messages = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)
+        found, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages))
+        arrays = found if found is not None else arrays
+        resets += any("lost" in line for line in strategy.failures)
+        if not any("lost" in line for line in strategy.failures):
+            memories = settled_memories(grid, strategy)
+            assert float((alpha * memories).sum(dim=0).abs().max()) < 1e-10, server_round
+    assert strategy.memory is None
+    assert resets == 2
+    assert strategy.bytes.recovery == 0
+    assert setting.gradient_norm(strategy.x, RANDOM) < 1e-6
 
 
 def test_upstreams_own_start_drives_it(setting: Setting) -> None:
