@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.families import config_from_mapping
-from fedstrategies.experiment.method import Method, method_of
+from fedstrategies.experiment.method import Method
+from fedstrategies.experiment.methods import method_of
 from fedstrategies.experiment.options import ConfigError, Scalar
 from fedstrategies.experiment.problem import load_problem
 

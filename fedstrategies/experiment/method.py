@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fedstrategies.experiment.config import ExperimentConfig
-from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem import Problem
 from fedstrategies.objectives import BatchedObjective, Solution
 from fedstrategies.sampling import FullParticipation, NiceSampling
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from fedstrategies.flower import BaseClient, BaseStrategy
 
-__all__ = ["Method", "method_of"]
+__all__ = ["Method", "shared_settings"]
 
 
 class Method(ABC):
@@ -73,22 +72,6 @@ class Method(ABC):
     def local_solve(self) -> dict[str, float | str]:
         """What the clients' own solutions cost, by name, if there are any."""
         return {}
-
-
-def method_of(config: ExperimentConfig, problem: Problem) -> Method:
-    """The method of a configuration."""
-    from fedstrategies.experiment.efbv_config import EFBVConfig
-    from fedstrategies.experiment.scafflix_config import ScafflixConfig
-
-    if isinstance(config, EFBVConfig):
-        from fedstrategies.experiment.efbv_method import EFBVMethod
-
-        return EFBVMethod(config, problem)
-    if isinstance(config, ScafflixConfig):
-        from fedstrategies.experiment.scafflix_method import ScafflixMethod
-
-        return ScafflixMethod(config, problem)
-    raise ConfigError(f"{type(config).__name__} belongs to no family of algorithms")
 
 
 def shared_settings(config: ExperimentConfig, problem: Problem) -> dict[str, object]:

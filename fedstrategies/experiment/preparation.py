@@ -13,7 +13,8 @@ import numpy as np
 
 from fedstrategies.data import DataError
 from fedstrategies.experiment.config import ExperimentConfig
-from fedstrategies.experiment.method import Method, method_of
+from fedstrategies.experiment.method import Method
+from fedstrategies.experiment.methods import method_of
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem import Problem, load_problem
 from fedstrategies.experiment.results import check_directory, choose_directory

@@ -22,7 +22,7 @@ from fedstrategies.experiment import (
     to_toml,
 )
 from fedstrategies.experiment.families import ALGORITHMS
-from fedstrategies.experiment.method import method_of
+from fedstrategies.experiment.methods import method_of
 from fedstrategies.experiment.progress import progress
 from fedstrategies.experiment.scafflix_config import ScafflixConfig
 from fedstrategies.objectives import ExactLocalSolver, LogisticRegression

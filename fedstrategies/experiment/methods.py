@@ -1,0 +1,28 @@
+"""From a configuration to its method: the one place that knows every family's."""
+
+from __future__ import annotations
+
+from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.efbv_config import EFBVConfig
+from fedstrategies.experiment.efbv_method import EFBVMethod
+from fedstrategies.experiment.method import Method
+from fedstrategies.experiment.problem import Problem
+from fedstrategies.experiment.scafflix_config import ScafflixConfig
+from fedstrategies.experiment.scafflix_method import ScafflixMethod
+
+__all__ = ["method_of"]
+
+
+def method_of(config: ExperimentConfig, problem: Problem) -> Method:
+    """The method of a configuration.
+
+    Raises
+    ------
+    TypeError
+        If the configuration is of no family known here.
+    """
+    if isinstance(config, EFBVConfig):
+        return EFBVMethod(config, problem)
+    if isinstance(config, ScafflixConfig):
+        return ScafflixMethod(config, problem)
+    raise TypeError(f"{type(config).__name__} belongs to no family of algorithms")
