@@ -89,7 +89,7 @@ class ScafflixConfig(ExperimentConfig):
     @property
     def uses_stepsize(self) -> bool:
         """Whether the step size matters: FLIX with an optimiser on the server has none."""
-        return self.algorithm != "flix" or self.server_optimizer.partition(":")[0] != "adam"
+        return self.algorithm != "flix" or self.server_optimizer == "sgd"
 
     @property
     def solves_locally(self) -> bool:

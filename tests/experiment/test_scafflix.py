@@ -243,6 +243,13 @@ def test_round_trip_through_toml(config, tmp_path):
         assert read_toml(path) == chosen
 
 
+def test_flix_with_an_optimiser_on_the_server_needs_no_step_size():
+    given = {"algorithm": "flix", "model": "mlp", "local-epochs": 1, "local-stepsize": 0.1}
+    assert config_from_mapping({**given, "server-optimizer": "adam:lr=0.1"}).uses_stepsize is False
+    with pytest.raises(ConfigError, match="stepsize"):
+        config_from_mapping(given)
+
+
 def test_the_server_optimiser_reaches_the_strategy(config):
     adam = dataclasses.replace(config, server_optimizer="adam:lr=0.05")
     strategy = method_of(adam, load_problem(adam.problem)).strategy()
