@@ -20,18 +20,36 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fedstrategies"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-FOR_ALGORITHMS = ("compressors", "objectives", "pruning", "random", "reduce", "sampling")
+FOR_ALGORITHMS = (
+    "compressors",
+    "memoryless",
+    "objectives",
+    "pruning",
+    "random",
+    "reduce",
+    "sampling",
+    "server_optimizer",
+)
 FOR_FLOWER_HALVES = (
     *FOR_ALGORITHMS,
     "flower",
     "layout",
     "saved_model",
-    "server_optimizer",
     "stepsize",
     "wire",
 )
 
-PURE = ("__init__", "algorithm", "constants", "theory")
+PURE = (
+    "__init__",
+    "algorithm",
+    "constants",
+    "line_search",
+    "subproblem",
+    "second_order",
+    "solver_spec",
+    "solvers",
+    "theory",
+)
 
 PUBLIC_FLOWER = {
     "flwr.app",

@@ -48,11 +48,15 @@ class Attempt(ABC):
 
     def raise_if_hopeless(self) -> None:
         """Raise if every client of the cohort failed by its own fault (not by a lost message)."""
-        if self.faulty and len(self.faulty) == self.asked:
+        if self.faulty and self.strategy.hopeless(len(self.faulty), self.asked):
             raise AllClientsFailed(
-                f"round {self.round}: all {self.asked} clients failed; the first said: "
+                f"round {self.round}: all {len(self.faulty)} clients failed; the first said: "
                 f"{self.faulty[min(self.faulty)]}"
             )
+
+    def sent(self, assignment: Assignment) -> Tensor:
+        """What travels to the clients of an assignment: shape (d,) or (r, d)."""
+        return self.strategy.x if assignment.point is None else assignment.point
 
     @abstractmethod
     def record_receipts(self) -> None:

@@ -49,7 +49,7 @@ class BatchedRound(Attempt):
             everyone = len(rows) == strategy.clients
             payload, losses = assignment.rule.step(
                 strategy.memory,
-                strategy.x,
+                self.sent(assignment),
                 objective,
                 self.keys(assignment),
                 clients=None if everyone else rows,
@@ -65,8 +65,8 @@ class BatchedRound(Attempt):
 
     def _count(self, assignment: Assignment, payload: Payload) -> None:
         count = len(assignment.partition_ids)
-        x = self.strategy.x
-        frame = _frame_size(len(x), x.dtype)
+        sent = self.sent(assignment)
+        frame = _frame_size(sent.numel(), sent.dtype)
         request = frame + Request.size(assignment.constants_of(0), assignment.spec)
         self.strategy.bytes.downlink += count * request + len(assignment.settlements) * frame
         self.strategy.bytes.uplink += int(encoded_sizes(payload).sum()) + count * Response.SIZE

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.client import NumPyClient
 from torch import Tensor
 
-from fedstrategies.flower.contract import ClientRule
+from fedstrategies.flower.contract import ClientRule, GuidedRule
 from fedstrategies.flower.control import (
     MemoryCommand,
     Request,
@@ -156,7 +156,7 @@ class BaseClient(NumPyClient):
             return self._refuse(request, Status.LOST)
 
         rule = self.rule(request.constants, request.spec)
-        x = decode_vector(bytes(parameters[0]), dimension=self.objective.dimension)
+        x = self._received(bytes(parameters[0]), rule)
         memory, changed = self._settle(decision, receipts, request, x, parameters[1:], rule)
         payload, losses = rule.step(memory, x, self.objective.as_batch, torch.tensor([request.key]))
         blob = encode(payload)
@@ -197,6 +197,13 @@ class BaseClient(NumPyClient):
         return measured.pop("loss"), self.evaluation.num_examples, {**measured}
 
     # ---------------------------------------------------------------- internals
+
+    def _received(self, blob: bytes, rule: ClientRule) -> Tensor:
+        """What was sent: the model (d,), or all vectors of a `GuidedRule` (r, d)."""
+        dimension = self.objective.dimension
+        if not isinstance(rule, GuidedRule):
+            return decode_vector(blob, dimension=dimension)
+        return decode_vector(blob, dimension=rule.vectors * dimension).view(-1, dimension)
 
     def _evaluate(
         self, blob: npt.NDArray[np.uint8], config: Mapping[str, object]

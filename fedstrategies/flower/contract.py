@@ -22,6 +22,7 @@ __all__ = [
     "ClientRule",
     "CohortSession",
     "Delivery",
+    "GuidedRule",
     "IndividualRule",
     "RoundRecord",
     "Update",
@@ -73,6 +74,13 @@ class IndividualRule(ClientRule, Protocol):
         """The rule as the client in row ``index`` has it, alone."""
 
 
+@runtime_checkable
+class GuidedRule(ClientRule, Protocol):
+    """A rule that is sent several vectors: its ``step`` takes x of shape (vectors, d)."""
+
+    vectors: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
     """A group of clients with the same rule in a round.
@@ -91,6 +99,9 @@ class Assignment:
     settlements : mapping of int to Tensor
         For clients whose last used upload needs it: what the round that used it settled on,
         where that is not the model they are sent now.
+    point : Tensor or None
+        What travels in place of the model, shape (d,), or (r, d) if the rule is a `GuidedRule`
+        of r vectors; None: the model.
     """
 
     partition_ids: Tensor
@@ -99,6 +110,7 @@ class Assignment:
     spec: str
     individual: tuple[tuple[float, ...], ...] = ()
     settlements: Mapping[int, Tensor] = field(default_factory=dict)
+    point: Tensor | None = None
 
     def constants_of(self, position: int) -> tuple[float, ...]:
         """All constants of the client at a position of ``partition_ids``."""
@@ -163,6 +175,8 @@ class RoundRecord:
     ----------
     round : int
         t, from 1.
+    outer_round : int
+        Cohorts done with: t itself, except where a cohort is asked for several rounds.
     x : Tensor
         Server model after the round, shape (d,). Not to be changed.
     participants, failures : int
@@ -172,6 +186,7 @@ class RoundRecord:
     """
 
     round: int
+    outer_round: int
     x: Tensor
     participants: int
     failures: int

@@ -110,6 +110,7 @@ def _complete_round(
 def _record(strategy: BaseStrategy) -> RoundRecord:
     return RoundRecord(
         round=strategy.round,
+        outer_round=strategy.outer_round,
         x=strategy.x,
         participants=strategy.participants,
         failures=len(strategy.failures),

@@ -43,14 +43,14 @@ class MessageRound(Attempt):
         self, nodes: dict[int, int], config: ConfigRecord, server_round: int
     ) -> list[Message]:
         """One message for each client of the cohort that is connected."""
-        blob = encode_vector(self.strategy.x)
-        model = raw_array(blob)
-        shared = ArrayRecord({"0": model})
         user = {**config, "server-round": server_round}
         counters = self.strategy.bytes
         messages = []
         for assignment in self.plan:
             keys = self.keys(assignment).tolist()
+            blob = encode_vector(self.sent(assignment).reshape(-1))
+            model = raw_array(blob)
+            shared = ArrayRecord({"0": model})
             for position, partition in enumerate(assignment.partition_ids.tolist()):
                 node = nodes.get(partition)
                 if node is None:
@@ -84,6 +84,9 @@ class MessageRound(Attempt):
 
     def _with_recovery(self, request: Request, partition: int) -> tuple[Request, list[bytes]]:
         """What the recovery orders, and its frames; a memory that is replaced needs no settling."""
+        if self.strategy.memory is not None and not self.strategy.memory:
+            # A method without client memory: nothing is committed, so nothing can be lost.
+            return replace(request, memory=MemoryCommand.ZERO, settlement=False), []
         command = self.strategy.ledger.recovery(partition)
         if command is MemoryCommand.KEEP:
             return request, []

@@ -51,6 +51,8 @@ class StrategySettings:
 
     tolerates_missing: ClassVar[bool] = True
     """Whether a round may go on without some of its clients."""
+    attempts_are_rounds: ClassVar[bool] = False
+    """Whether every attempt is a round of its own, whatever came back (even nothing)."""
 
     def __init__(
         self,

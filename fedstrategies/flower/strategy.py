@@ -89,9 +89,18 @@ class BaseStrategy(StrategySettings, Strategy):
     def forget(self) -> None:
         """All client memories were reset: make the server's own state follow (default: none)."""
 
+    def hopeless(self, faulty: int, asked: int) -> bool:
+        """Whether to give up, as ``faulty`` of the clients asked failed by their own fault."""
+        return faulty == asked
+
     def evaluation_constants(self, partition: int) -> tuple[float, ...]:
         """What the client of a partition must know to evaluate its model (default: nothing)."""
         return ()
+
+    @property
+    def incidents(self) -> Mapping[str, int]:
+        """What happened so far that the method did not plan, by name (default: not counted)."""
+        return {}
 
     @property
     def constants(self) -> dict[str, float]:
@@ -124,6 +133,11 @@ class BaseStrategy(StrategySettings, Strategy):
     def cohort(self, round: int) -> Tensor:
         """Partition indices of a round's cohort: int64, ascending."""
         return self.sampling_of(self.clients).draw(self.clients, seed=self.seed, round=round)
+
+    @property
+    def outer_round(self) -> int:
+        """Cohorts done with; the rounds themselves unless the room says otherwise."""
+        return self.round
 
     @property
     def cohort_size(self) -> int:
@@ -215,7 +229,9 @@ class BaseStrategy(StrategySettings, Strategy):
         if attempt.must_reset:
             self._reset()
             return False
-        if not deliveries or (attempt.failures and self.on_failure == "redo"):
+        if not self.attempts_are_rounds and (
+            not deliveries or (attempt.failures and self.on_failure == "redo")
+        ):
             return False
         update = self.server_update(self.x, deliveries)
         if not bool(torch.isfinite(update.x).all()):
@@ -243,7 +259,8 @@ class BaseStrategy(StrategySettings, Strategy):
 
     def advance(self, attempt: BatchedRound) -> MetricRecord | None:
         """One communication round of the in-process fast path."""
-        return attempt.metrics() if self.commit(attempt, attempt.step()) else None
+        deliveries = attempt.step()
+        return attempt.metrics() if self.commit(attempt, deliveries) and deliveries else None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

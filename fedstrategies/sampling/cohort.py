@@ -1,35 +1,24 @@
-"""Cohorts: which clients take part in a round.
-
-A sampling is a law of random subsets S of {0, ..., n-1}; the draw of round t is a pure function
-of (seed, t), so a redone or resumed round asks the same clients.
-"""
+"""Cohorts of fixed size in which all clients are alike: full participation and nice sampling."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import combinations
+from math import comb
 
 import torch
 from torch import Tensor
 
-from fedstrategies.random import Purpose, client_keys, sample_without_replacement
+from fedstrategies.random import sample_without_replacement
+from fedstrategies.sampling.base import cohort_key, squared_norms
 
-__all__ = ["FullParticipation", "NiceSampling", "Sampling"]
-
-
-class Sampling(Protocol):
-    """A law of cohorts."""
-
-    def size(self, clients: int) -> int:
-        """m, the number of clients in a cohort out of n = ``clients``."""
-
-    def draw(self, clients: int, *, seed: int, round: int) -> Tensor:
-        """Partition ids of the cohort of a round: int64, ascending, shape (m,)."""
+__all__ = ["FullParticipation", "NiceSampling"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FullParticipation:
-    """Every client, every round."""
+    """Every client, every round: p_i = 1."""
 
     def size(self, clients: int) -> int:
         """Return n."""
@@ -38,6 +27,22 @@ class FullParticipation:
     def draw(self, clients: int, *, seed: int, round: int) -> Tensor:
         """All partition ids."""
         return torch.arange(clients)
+
+    def inclusion_probabilities(self, clients: int) -> Tensor:
+        """Ones, shape (n,)."""
+        return torch.ones(clients, dtype=torch.float64)
+
+    def outcomes(self, clients: int) -> Iterator[tuple[float, Tensor]]:
+        """The one cohort."""
+        yield 1.0, torch.arange(clients)
+
+    def strong_convexity(self, mu_i: Tensor) -> float:
+        """``(1/n) sum_i mu_i``."""
+        return float(mu_i.to(torch.float64).mean())
+
+    def variance(self, gradients: Tensor) -> float:
+        """Zero."""
+        return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,5 +75,29 @@ class NiceSampling:
 
     def draw(self, clients: int, *, seed: int, round: int) -> Tensor:
         """Partition ids of the cohort of a round."""
-        key = client_keys(seed, round, torch.zeros(1, dtype=torch.int64), Purpose.COHORT)
-        return sample_without_replacement(key, clients, self.size(clients))[0]
+        return sample_without_replacement(cohort_key(seed, round), clients, self.size(clients))[0]
+
+    def inclusion_probabilities(self, clients: int) -> Tensor:
+        """tau/n each, shape (n,)."""
+        return torch.full((clients,), self.size(clients) / clients, dtype=torch.float64)
+
+    def outcomes(self, clients: int) -> Iterator[tuple[float, Tensor]]:
+        """All n-choose-tau subsets."""
+        size = self.size(clients)
+        probability = 1 / comb(clients, size)
+        for members in combinations(range(clients), size):
+            yield probability, torch.tensor(members)
+
+    def strong_convexity(self, mu_i: Tensor) -> float:
+        """The mean of the tau smallest mu_i."""
+        ordered = mu_i.to(torch.float64).sort().values
+        return float(ordered[: self.size(len(mu_i))].mean())
+
+    def variance(self, gradients: Tensor) -> float:
+        """``(n - tau)/(tau (n - 1)) (1/n) sum_i ||grad f_i - grad f||^2``."""
+        clients = len(gradients)
+        size = self.size(clients)
+        if size == clients:
+            return 0.0
+        spread = squared_norms(gradients - gradients.mean(dim=0)).mean()
+        return float(spread) * (clients - size) / (size * (clients - 1))

@@ -26,7 +26,8 @@ from math import floor, log1p
 import torch
 from torch import Tensor
 
-from fedstrategies.compressors import Floats, Payload
+from fedstrategies.compressors import Payload
+from fedstrategies.memoryless import MemorylessRule, whole
 from fedstrategies.objectives import BatchedObjective, PersonalObjectives
 from fedstrategies.random import Purpose, client_keys, derived_keys, uniforms
 from fedstrategies.reduce import sum_over_clients
@@ -170,7 +171,7 @@ class ScafflixRule:
             keys=keys,
             clients=clients,
         )
-        return _whole(points), losses
+        return whole(points), losses
 
     def commit_(
         self,
@@ -198,7 +199,7 @@ class ScafflixRule:
 
     def template(self, dimension: int, dtype: torch.dtype) -> Payload:
         """A whole model."""
-        return _whole(torch.zeros((1, dimension), dtype=dtype))
+        return whole(torch.zeros((1, dimension), dtype=dtype))
 
     def row(self, index: int) -> ScafflixRule:
         """The rule as one client has it."""
@@ -210,32 +211,8 @@ class ScafflixRule:
         )
 
 
-class _WithoutMemory:
-    """What the rules of the two baselines share: nothing to remember, dense uploads."""
-
-    def initial_memory(
-        self, clients: int, dimension: int, dtype: torch.dtype, device: torch.device
-    ) -> dict[str, Tensor]:
-        """Nothing."""
-        return {}
-
-    def commit_(
-        self,
-        memory: Mapping[str, Tensor],
-        payload: Payload,
-        *,
-        clients: Tensor | None = None,
-        settlement: Tensor | None = None,
-    ) -> None:
-        """Nothing is remembered."""
-
-    def template(self, dimension: int, dtype: torch.dtype) -> Payload:
-        """A dense vector."""
-        return _whole(torch.zeros((1, dimension), dtype=dtype))
-
-
 @dataclass(frozen=True, kw_only=True)
-class FedAvgRule(_WithoutMemory):
+class FedAvgRule(MemorylessRule):
     """K plain local (stochastic) gradient steps on f_i; sends the model.
 
     Attributes
@@ -270,7 +247,7 @@ class FedAvgRule(_WithoutMemory):
             keys=keys,
             clients=clients,
         )
-        return _whole(points), losses
+        return whole(points), losses
 
     def row(self, index: int) -> FedAvgRule:
         """The rule as one client has it."""
@@ -278,7 +255,7 @@ class FedAvgRule(_WithoutMemory):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FLIXRule(_WithoutMemory):
+class FLIXRule(MemorylessRule):
     """One (stochastic) gradient of ``F_i(x) = f_i(alpha_i x + (1 - alpha_i) x_i*)``.
 
     Attributes
@@ -306,7 +283,7 @@ class FLIXRule(_WithoutMemory):
         losses, gradients = objective.value_and_gradient(
             _deployed(objective, x, alpha, clients), clients=clients, keys=batch
         )
-        return _whole(alpha.to(x.dtype).unsqueeze(1) * gradients), losses
+        return whole(alpha.to(x.dtype).unsqueeze(1) * gradients), losses
 
     def row(self, index: int) -> FLIXRule:
         """The rule as one client has it."""
@@ -330,7 +307,3 @@ def _numbers(values: Sequence[float], clients: Tensor | None) -> Tensor:
 
 def _rows(values: Tensor, clients: Tensor | None) -> Tensor:
     return values if clients is None else values[clients]
-
-
-def _whole(points: Tensor) -> Payload:
-    return Payload(dimension=points.shape[1], values=Floats(points))

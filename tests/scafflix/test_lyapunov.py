@@ -18,7 +18,7 @@ from fedstrategies.scafflix.theory import (
     scafflix,
     scaffnew,
 )
-from tests.scafflix.quadratics import flix_minimiser, quadratics
+from tests.quadratics import flix_minimiser, quadratics
 from tests.scafflix.test_reference import mushrooms
 
 SEEDS = 200

@@ -1,0 +1,135 @@
+"""What SPPM-AS is compared with: mini-batch (local) gradient descent, and FedProx."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any
+
+from torch import Tensor
+
+from fedstrategies.flower import Assignment, Delivery, Update
+from fedstrategies.objectives import Smoothness
+from fedstrategies.sppm.algorithm import LocalProxRule, cohort_answer
+from fedstrategies.sppm.importance import ImportanceStrategy, dense_rows
+from fedstrategies.stepsize import parse_stepsize
+
+__all__ = ["FedProx", "LocalGD"]
+
+logger = logging.getLogger("flwr")
+
+
+class LocalGD(ImportanceStrategy):
+    """Mini-batch LocalGD (FedAvg) under any sampling: H local steps, one communication a cohort.
+
+    ``x <- x + sum_{i in C} (y_i - x)/(n p_i)`` with y_i after H gradient steps on f_i from x. H = 1
+    is mini-batch gradient descent, ``x <- x - eta grad f_C(x)``. With full or nice sampling the
+    server takes the plain mean of the models. Clients that stay silent are left out and the
+    weights of the others scaled up.
+
+    Parameters
+    ----------
+    local_steps : int
+        H.
+    smoothness : Smoothness or None
+        Needed for the default step size 1/L_max.
+    stepsize : float, str or None
+        eta: a number, ``"theory"`` (None) or ``"theory*2"``.
+    **base
+        See `fedstrategies.flower.BaseStrategy`.
+
+    Raises
+    ------
+    ValueError
+        For settings that are impossible.
+    """
+
+    def __init__(
+        self,
+        *,
+        local_steps: int = 1,
+        smoothness: Smoothness | None = None,
+        stepsize: float | str | None = None,
+        **base: Any,
+    ) -> None:
+        if local_steps < 1:
+            raise ValueError(f"local_steps = {local_steps}: at least one is needed")
+        self._factor, self._relative = parse_stepsize(stepsize)
+        super().__init__(smoothness=smoothness, **base)
+        self.local_steps = local_steps
+
+    @property
+    def pull(self) -> float:
+        """1/gamma of FedProx; 0: none."""
+        return 0.0
+
+    def prepare(self, x: Tensor) -> None:
+        """Fix eta = 1/(L_max + pull), unless it is given."""
+        super().prepare(x)
+        self.gamma = self._factor
+        if self._relative:
+            self.gamma /= max(self.local_constants(type(self).__name__)) + self.pull
+
+    def plan(self, round: int) -> list[Assignment]:
+        """H local steps of each client in the cohort."""
+        rule = LocalProxRule(steps=self.local_steps, stepsize=self.gamma, curvature=self.pull)
+        return [
+            Assignment(
+                partition_ids=self.cohort(round),
+                rule=rule,
+                constants=(rule.steps, rule.stepsize, rule.curvature, rule.vectors),
+                spec="local-prox",
+                point=self.x,
+            )
+        ]
+
+    def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> Update:
+        """The unbiased mean of the local models."""
+        (delivery,) = deliveries
+        asked = self.importance[delivery.assignment.partition_ids].sum()
+        weights = self.importance[delivery.partition_ids]
+        weights = weights * (asked / weights.sum())
+        moves = dense_rows(delivery) - x
+        return Update(x=x + cohort_answer(moves, weights, delivery.partition_ids))
+
+    def summary(self) -> None:
+        """Log what was chosen."""
+        logger.info("\t├──> %s", type(self).__name__)
+        logger.info("\t└──> H = %d, step size %.10g", self.local_steps, self.gamma)
+
+
+class FedProx(LocalGD):
+    """FedProx: each client of the cohort solves its own prox, and the models are averaged.
+
+    ``y_i ~ argmin_y f_i(y) + ||y - x||^2/(2 gamma)`` by H local gradient steps, one communication
+    a cohort. This is not SPPM-AS with K = 1: the mean of the clients' proxes is not the prox of
+    f_C, unless the cohort is a single client and H is large.
+
+    Parameters
+    ----------
+    prox_stepsize : float
+        gamma; the "mu" of the FedProx paper is 1/gamma.
+    **settings
+        See `LocalGD`.
+
+    Raises
+    ------
+    ValueError
+        For settings that are impossible.
+
+    References
+    ----------
+    Li et al., "Federated Optimization in Heterogeneous Networks" (2020).
+    """
+
+    def __init__(self, *, prox_stepsize: float = 10.0, **settings: Any) -> None:
+        if not (isfinite(prox_stepsize) and prox_stepsize > 0):
+            raise ValueError(f"prox_stepsize = {prox_stepsize} is not positive and finite")
+        super().__init__(**settings)
+        self.prox_stepsize = prox_stepsize
+
+    @property
+    def pull(self) -> float:
+        """1/gamma."""
+        return 1 / self.prox_stepsize

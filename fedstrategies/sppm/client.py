@@ -1,0 +1,47 @@
+"""The client of SPPM-AS, LocalGD and FedProx."""
+
+from __future__ import annotations
+
+from fedstrategies.flower import BaseClient, ClientRule
+from fedstrategies.sppm.algorithm import GradientRule, LocalProxRule
+
+__all__ = ["SPPMClient"]
+
+
+class SPPMClient(BaseClient):
+    """Answers with a gradient, or with a model after local steps, from what the message says.
+
+    It remembers nothing between rounds, but for the receipt that tells a message which came
+    twice.
+
+    Parameters
+    ----------
+    context : flwr.app.Context
+        The node's context, as ``client_fn`` receives it.
+    objective : Objective
+        The client's f_i.
+    evaluation : Objective or None
+        The same loss on the examples that `evaluate` measures on; None: those of ``objective``.
+    """
+
+    def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:
+        """The client half that ``spec`` names.
+
+        ``gradient`` without constants, ``local-prox`` with (H, eta, rho, number of vectors sent).
+
+        Raises
+        ------
+        ValueError
+            If the server asks for anything else.
+        """
+        if spec == "gradient" and not constants:
+            return GradientRule()
+        if spec == "local-prox" and len(constants) == 4 and constants[3] in (1, 2):
+            steps, stepsize, curvature, vectors = constants
+            return LocalProxRule(
+                steps=int(steps), stepsize=stepsize, curvature=curvature, vectors=int(vectors)
+            )
+        raise ValueError(
+            f"the server asks for {spec!r} with {len(constants)} constants; SPPMClient works with "
+            "the strategies SPPM, LocalGD and FedProx of this version"
+        )

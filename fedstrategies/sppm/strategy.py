@@ -1,0 +1,273 @@
+"""SPPM-AS as a Flower strategy: a state machine over Flower's rounds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fedstrategies.flower import Assignment, Delivery, Diverged, Update
+from fedstrategies.objectives import NoProx, Prox, Smoothness
+from fedstrategies.sppm.algorithm import CohortSolve, GradientRule, LocalProxRule
+from fedstrategies.sppm.importance import ImportanceStrategy, dense_rows
+from fedstrategies.sppm.second_order import LBFGS
+from fedstrategies.sppm.solvers import InnerSolver, LocalGDSolver
+from fedstrategies.sppm.subproblem import prox_problem
+from fedstrategies.sppm.theory import Theory, sppm
+
+__all__ = ["SPPM"]
+
+logger = logging.getLogger("flwr")
+
+
+class SPPM(ImportanceStrategy):
+    """SPPM-AS: many communication rounds with one cohort, then one step of the server's model.
+
+    A cohort C is drawn and kept for up to K inner rounds, in which it solves
+    ``min_z f_C(z) + R(z) + ||z - x||^2/(2 gamma)``, ``f_C = sum_{i in C} f_i/(n p_i)``, by one
+    exchange a round; then x becomes the solution and the next cohort is drawn. Each inner round
+    is a communication round of this strategy; x changes with the last one of a cohort only.
+
+    Where a client does not answer, it is asked again at the same point, up to three times (each
+    time costs a round, `incidents` counts them). Then the cohort is given up and a fresh one
+    starts from x: a biased redraw, since cohorts with unreliable clients count less often, and
+    the method's fixed point moves. Nothing is lost with a client's state, as there is none.
+
+    Parameters
+    ----------
+    prox_stepsize : float
+        gamma > 0. Any is allowed: large ones contract fast, to a neighbourhood of at most
+        sigma^2_{*,AS}/mu_AS^2.
+    inner_rounds : int
+        K >= 1.
+    tolerance : float
+        A cohort is done before K rounds if the norm of the gradient of its problem (of the
+        prox-gradient mapping, with R; for ``local-gd`` how far a local step moved) is below.
+    solver : InnerSolver or None
+        None: `LBFGS`.
+    smoothness : Smoothness or None
+        L_i, for the step sizes of ``gd`` and ``local-gd`` (and the first step of the others),
+        and mu_i, for the rate in the summary.
+    prox : Prox
+        R: solved with the cohort's problem.
+    dropouts : {"retry", "freeze"}
+        ``freeze``: whoever answered in a cohort's first round goes on alone, with weights scaled
+        up. Cheaper, but biased towards reliable clients. Later silence is treated as above.
+    **base
+        See `fedstrategies.flower.BaseStrategy`. ``sampling`` may be any law of
+        `fedstrategies.sampling`.
+
+    Raises
+    ------
+    ValueError
+        For settings that are impossible; some are known only when n is (first round).
+
+    References
+    ----------
+    Yi, Richtarik et al., "Cohort Squeeze: Beyond a Single Communication Round per Cohort in
+    Cross-Device Federated Learning" (2024); arXiv 2509.08233.
+    """
+
+    attempts_are_rounds: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        prox_stepsize: float = 10.0,
+        inner_rounds: int = 10,
+        tolerance: float = 0.0,
+        solver: InnerSolver | None = None,
+        smoothness: Smoothness | None = None,
+        prox: Prox | None = None,
+        dropouts: Literal["retry", "freeze"] = "retry",
+        **base: Any,
+    ) -> None:
+        if not (isfinite(prox_stepsize) and prox_stepsize > 0):
+            raise ValueError(f"prox_stepsize = {prox_stepsize} is not positive and finite")
+        if inner_rounds < 1:
+            raise ValueError(f"inner_rounds = {inner_rounds}: at least one is needed")
+        if not (isfinite(tolerance) and tolerance >= 0):
+            raise ValueError(f"tolerance = {tolerance} is not a finite number >= 0")
+        if dropouts not in ("retry", "freeze"):
+            raise ValueError(f"dropouts = {dropouts!r} is neither 'retry' nor 'freeze'")
+        if base.get("on_failure", "continue") != "continue":
+            raise ValueError("on_failure: SPPM asks silent clients again; see dropouts")
+        super().__init__(smoothness=smoothness, **base)
+        self.gamma = prox_stepsize
+        self.inner_rounds = inner_rounds
+        self.tolerance = tolerance
+        self.solver: InnerSolver = LBFGS() if solver is None else solver
+        self.prox: Prox = NoProx() if prox is None else prox
+        self.dropouts = dropouts
+        self._solve: CohortSolve | None = None
+        self._cohorts_done = 0
+        self._incidents = {"asked_again": 0, "biased_redraws": 0, "frozen_cohorts": 0}
+
+    @property
+    def outer_round(self) -> int:
+        """Cohorts done with, those given up included."""
+        return self._cohorts_done
+
+    @property
+    def incidents(self) -> Mapping[str, int]:
+        """Rounds that asked silent clients again, biased redraws, and frozen cohorts so far."""
+        return self._incidents
+
+    @property
+    def theory(self) -> Theory | None:
+        """mu_AS of the sampling, where the mu_i are known; sigma^2 needs x* and is not."""
+        known = self.smoothness
+        if known is None or known.mu_i is None or self.num_clients is None:
+            return None
+        return sppm(self.sampling_of(self.clients), mu_i=known.mu_i)
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """``mu_as`` and the factor of one exact outer step on the squared distance, ``rate``."""
+        theory = self.theory
+        return {} if theory is None else {"mu_as": theory.mu, "rate": theory.rate(self.gamma)}
+
+    def prepare(self, x: Tensor) -> None:
+        """Fix 1/(n p_i); refuse what the solver cannot do."""
+        super().prepare(x)
+        first = self._begin(x, draw=0)
+        self.solver.check(first.problem)
+        if isinstance(self.solver, LocalGDSolver):
+            self._local_rule(self.solver, first)
+
+    def plan(self, round: int) -> list[Assignment]:
+        """Those of the cohort who have not answered yet, at the solver's point."""
+        solve = self._current(self.x)
+        silent = solve.silent
+        if not isinstance(self.solver, LocalGDSolver):
+            rule = GradientRule()
+            return [
+                Assignment(
+                    partition_ids=silent,
+                    rule=rule,
+                    constants=(),
+                    spec="gradient",
+                    point=solve.inner.point,
+                )
+            ]
+        local = self._local_rule(self.solver, solve)
+        point, anchor = solve.inner.point, solve.problem.centre
+        return [
+            Assignment(
+                partition_ids=silent,
+                rule=local,
+                constants=(local.steps, local.stepsize, local.curvature, local.vectors),
+                spec="local-prox",
+                point=point if local.vectors == 1 else torch.stack([point, anchor]),
+            )
+        ]
+
+    def _local_rule(self, solver: LocalGDSolver, solve: CohortSolve) -> LocalProxRule:
+        curvature = solve.problem.curvature / solve.problem.weight
+        if solver.stepsize is None:
+            local = self.local_constants("solver local-gd")
+            stepsize = 1 / (max(local[i] for i in solve.members.tolist()) + curvature)
+        else:
+            stepsize = solver.stepsize
+        apart = not torch.equal(solve.inner.point, solve.problem.centre)
+        return LocalProxRule(
+            steps=solver.steps, stepsize=stepsize, curvature=curvature, vectors=1 + apart
+        )
+
+    def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> Update:
+        """Keep what came; go on once everybody has answered."""
+        solve = self._current(x)
+        for delivery in deliveries:
+            solve = solve.received(delivery.partition_ids, dense_rows(delivery))
+        if not len(solve.silent):
+            return self._go_on(x, solve)
+        if self.dropouts == "freeze" and solve.exchanges == 0 and solve.answers:
+            frozen = solve.frozen()
+            logger.warning(
+                "cohort %d: %d of %d clients answered and go on alone (biased)",
+                solve.draw,
+                len(frozen.members),
+                len(solve.members),
+            )
+            return self._go_on(x, frozen, incident="frozen_cohorts")
+        again = solve.asked_again()
+        if again is not None:
+            return self._moved(x, again, incident="asked_again")
+        logger.warning(
+            "cohort %d: partitions %s do not answer; a fresh cohort is drawn, which biases the "
+            "method towards clients that answer (redraw %d)",
+            solve.draw,
+            ", ".join(map(str, solve.silent.tolist())),
+            self._incidents["biased_redraws"] + 1,
+        )
+        fresh = self._begin(x, draw=solve.draw + 1)
+        return self._moved(x, fresh, incident="biased_redraws", finished=1)
+
+    def _go_on(self, x: Tensor, solve: CohortSolve, *, incident: str | None = None) -> Update:
+        """After a complete exchange: the next one, or the end of the outer step."""
+        solve = solve.advanced(self.solver)
+        inner = solve.inner
+        if not bool(torch.isfinite(inner.point).all()):
+            raise Diverged(
+                self.round + 1,
+                f"the inner solver {self.solver.spec} left the finite numbers; its step size is "
+                "too large",
+            )
+        if solve.exchanges < self.inner_rounds and inner.residual > self.tolerance:
+            return self._moved(x, solve, incident=incident)
+        following = self._begin(inner.solution, draw=solve.draw + 1)
+        return self._moved(inner.solution, following, incident=incident, finished=1)
+
+    def _moved(
+        self, x: Tensor, solve: CohortSolve, *, incident: str | None = None, finished: int = 0
+    ) -> Update:
+        def follow() -> None:
+            self._solve = solve
+            self._cohorts_done += finished
+            if incident is not None:
+                self._incidents[incident] += 1
+
+        return Update(x=x, follow=follow)
+
+    def _current(self, x: Tensor) -> CohortSolve:
+        """The solve in progress; the same cohort begins anew if the model was changed outside."""
+        if self._solve is None:
+            return self._begin(x, draw=0)
+        return self._solve if self._solve.x is x else self._begin(x, draw=self._solve.draw)
+
+    def _begin(self, x: Tensor, *, draw: int) -> CohortSolve:
+        members = self.cohort(draw + 1)
+        weights = self.importance[members]
+        weight = float(weights.sum())
+        problem = prox_problem(
+            x,
+            gamma=self.gamma,
+            prox=self.prox,
+            smoothness=self.cohort_smoothness(members, weights),
+            weight=weight,
+        )
+        return CohortSolve(
+            draw=draw,
+            members=members,
+            weights=weights,
+            x=x,
+            problem=problem,
+            inner=self.solver.start(problem, x),
+        )
+
+    def hopeless(self, faulty: int, asked: int) -> bool:
+        """Give up if the whole cohort fails by its own fault, not if those asked again do."""
+        return faulty == len(self._current(self.x).members)
+
+    def summary(self) -> None:
+        """Log what was chosen and from what."""
+        logger.info("\t├──> %s, solver %s", type(self).__name__, self.solver.spec)
+        logger.info("\t│\t├── gamma = %.10g, K = %d", self.gamma, self.inner_rounds)
+        for name, value in self.constants.items():
+            logger.info("\t│\t├── %s = %.10g", name, value)
+        known = "no mu_i" if self.theory is None else "the clients' mu_i and the sampling"
+        logger.info("\t└──> from %s", known)
