@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +26,7 @@ from fedstrategies.experiment.options import ConfigError
 if TYPE_CHECKING:
     from fedstrategies.experiment.config import ExperimentConfig
     from fedstrategies.experiment.progress import Observer
+    from fedstrategies.experiment.sweep_results import Cell
 
 __all__ = ["app", "main"]
 
@@ -94,6 +95,46 @@ def compare_command(
         if summary.status != "done":
             _complain(f"{name}: {summary.error} (records kept in {summary.out})")
     if not comparison.ok:
+        raise typer.Exit(1)
+
+
+@app.command(
+    "sweep",
+    help="Run a grid of experiments: every combination of some options. "
+    f"ALGORITHM: {_NAMES}. With --target-gap or --target-accuracy cells are compared by their "
+    "cost to get there.",
+)
+@with_experiment_options
+def sweep_command(
+    *,
+    algorithm: Annotated[str, typer.Argument(metavar="ALGORITHM")],
+    given: Mapping[str, object],
+    over: Annotated[
+        list[str],
+        typer.Option(metavar="KEY=VALUES", help="values of an option: 1..20, 1..20:2 or 0.1,1,10"),
+    ],
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="go on with the sweep in --out", rich_help_panel="Output"),
+    ] = False,
+) -> None:
+    """Run a grid of experiments."""
+    from fedstrategies.cli.tables import print_sweep
+    from fedstrategies.experiment.sweep import run_sweep, sweep_of
+
+    sweep = sweep_of(algorithm, over, given)
+    config = sweep.first
+    _quieten_flower(config.quiet)
+    results = run_sweep(
+        sweep,
+        show=lambda cells: _sweep_progress(algorithm, cells, config),
+        overwrite=bool(given.get("overwrite")),
+        resume=resume,
+    )
+    if not config.quiet:
+        print_sweep(results, sweep.out)
+    if not results.ok:
+        _complain(f"no cell of the sweep ended well (see {sweep.out}/sweep.json)")
         raise typer.Exit(1)
 
 
@@ -187,6 +228,14 @@ def _progress(name: str, config: ExperimentConfig) -> AbstractContextManager[lis
     from fedstrategies.experiment.progress import progress
 
     return progress(name, config.rounds, quiet=config.quiet)
+
+
+def _sweep_progress(
+    name: str, cells: int, config: ExperimentConfig
+) -> AbstractContextManager[Callable[[Cell], None]]:
+    from fedstrategies.experiment.progress import sweep_progress
+
+    return sweep_progress(name, cells, quiet=config.quiet)
 
 
 def _quieten_flower(quiet: bool) -> None:

@@ -15,11 +15,15 @@ from fedstrategies.experiment.results import Summary
 from fedstrategies.experiment.views import versions
 
 if TYPE_CHECKING:
-    from fedstrategies.experiment.comparison import Comparison
+    from pathlib import Path
 
-__all__ = ["print_comparison", "print_info", "print_summary"]
+    from fedstrategies.experiment.comparison import Comparison
+    from fedstrategies.experiment.sweep_results import SweepResults
+
+__all__ = ["print_comparison", "print_info", "print_summary", "print_sweep"]
 
 _TABLE_WIDTH = 120
+_MOST_CELLS = 10
 _THEORY = {
     "lam": "lambda",
     "nu": "nu",
@@ -29,6 +33,8 @@ _THEORY = {
     "gamma_min": "gamma_i from",
     "gamma_max": "to",
     "zeta": "zeta",
+    "mu_as": "mu_AS",
+    "rate": "rate",
 }
 
 
@@ -89,6 +95,10 @@ def _number(value: float | None) -> str:
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.10g}"
 
 
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
 def print_comparison(comparison: Comparison) -> None:
     """One row per run, and below it what the budget of the comparison is."""
     table = Table(box=None, pad_edge=False)
@@ -102,6 +112,35 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(comparison.note(), highlight=False)
 
 
+def print_sweep(results: SweepResults, out: Path) -> None:
+    """The best cells, and where the others are."""
+    table = Table(box=None, pad_edge=False)
+    columns = (*results.grid, "cost", "rounds", "uplink", "gap", "accuracy", "")
+    for name in columns:
+        table.add_column(name, no_wrap=True, justify="right" if name else "left")
+    best = results.best
+    for cell in results.ranked()[:_MOST_CELLS]:
+        ended = "target reached" if cell.reached else cell.status
+        table.add_row(
+            *(cell.values[key] for key in results.grid),
+            _number(cell.at.get("cost")),
+            _number(cell.at.get("round")),
+            format_bytes(cell.at["uplink_bytes"]) if "uplink_bytes" in cell.at else "-",
+            _short(cell.last.get("gap")),
+            _short(cell.last.get("accuracy")),
+            f"best: {ended}" if cell is best else ended,
+        )
+    console = Console(width=max(Console().width, _TABLE_WIDTH))
+    console.print(table)
+    shown = min(_MOST_CELLS, len(results.cells))
+    console.print(
+        f"{shown} of {len(results.cells)} cells, by {results.measure}; all in {out}/sweep.csv, "
+        f"picture {out}/sweep.png",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def print_info() -> None:
     """What there is to choose from, and which versions are installed."""
     choices = {entry.key: ", ".join(entry.choices) for entry in all_options() if entry.choices}
@@ -112,7 +151,8 @@ def print_info() -> None:
     for name, value in (
         ("algorithms", ", ".join(ALGORITHMS)),
         ("compressors", help_of["compressor"]),
-        ("samplings", choices["sampling"]),
+        ("samplings", help_of["sampling"]),
+        ("solvers", help_of["solver"]),
         ("data sets", help_of["dataset"]),
         *(
             ("models" if row == 0 else "", f"{name}: {facts.text}")

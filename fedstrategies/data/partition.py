@@ -32,8 +32,8 @@ def partition(
     ----------
     spec : str
         ``contiguous``, ``iid``; ``dirichlet:alpha=0.5[,min_size=10]``;
-        ``classes:per_client=2[,assignment=deterministic]``; ``features``; ``natural``. See the
-        function of that name.
+        ``classes:per_client=2[,assignment=deterministic]``; ``features[:clusters=10]``;
+        ``natural``. See the function of that name.
     dataset : Dataset
         Its rows, labels and groups.
     clients : int
@@ -70,6 +70,6 @@ def partition(
         case "classes":
             return classes_partition(dataset.labels, clients, seed=seed, name=name, **options)
         case "features":
-            return features_partition(dataset.features, clients, seed=seed, name=name)
+            return features_partition(dataset.features, clients, seed=seed, name=name, **options)
         case _:
             return natural_partition(dataset.groups, clients, name=name)

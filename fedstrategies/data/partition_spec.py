@@ -86,7 +86,7 @@ _KINDS = {
         options={"per_client": _COUNT, "assignment": _ASSIGNMENT},
         required="per_client",
     ),
-    "features": _Kind(example="features"),
+    "features": _Kind(example="features", options={"clusters": _COUNT}),
     "natural": _Kind(example="natural"),
 }
 

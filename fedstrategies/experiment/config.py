@@ -19,7 +19,12 @@ from fedstrategies.experiment.options import ConfigError, option
 from fedstrategies.experiment.problem_config import ProblemConfig
 from fedstrategies.experiment.specs import parse_stepsize
 
-__all__ = ["ExperimentConfig"]
+__all__ = ["SAMPLING_HELP", "ExperimentConfig"]
+
+SAMPLING_HELP = (
+    "which clients take part in a round: full, nice (a random set of --cohort-size); sppm, localgd "
+    "and fedprox also nonuniform (one client), block, stratified (groups: see --strata)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,7 @@ class ExperimentConfig(ProblemConfig):
         at_least=1,
     )
     sampling: str = option(
-        "full", "which clients take part in a round", group="Method", choices=("full", "nice")
+        "full", SAMPLING_HELP, group="Method", metavar="LAW", choices=("full", "nice")
     )
     cohort_size: int | None = option(
         None, "clients in a cohort", group="Method", metavar="M", at_least=1

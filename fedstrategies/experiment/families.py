@@ -8,10 +8,11 @@ from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.options import ConfigError, Option, from_view, options
 from fedstrategies.experiment.scafflix_config import ScafflixConfig
+from fedstrategies.experiment.sppm_config import SPPMConfig
 
 __all__ = ["ALGORITHMS", "FAMILIES", "all_options", "config_from_mapping", "not_for"]
 
-FAMILIES: tuple[type[ExperimentConfig], ...] = (EFBVConfig, ScafflixConfig)
+FAMILIES: tuple[type[ExperimentConfig], ...] = (EFBVConfig, ScafflixConfig, SPPMConfig)
 
 ALGORITHMS: Mapping[str, type[ExperimentConfig]] = {
     name: family

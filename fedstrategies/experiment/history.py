@@ -7,13 +7,15 @@ Every value is measured on the server's model after the round:
   prox-gradient mapping at step 1/L, ``L^2 ||x - prox_{R/L}(x - grad f(x)/L)||^2``, which is
   the same quantity for R = 0 and vanishes exactly at a minimiser of f + R. The step is 1/L of f
   and not the run's own, so that algorithms can be compared;
-* ``gap``: ``loss - f*`` where f* is known; ``accuracy`` as `Problem.accuracy`;
+* ``gap``: ``loss - f*`` where f* is known; ``distance_sq``: ``||x - x*||^2`` where x* was solved
+  for; ``accuracy`` as `Problem.accuracy`;
 * for personalised methods f_i is taken at each client's deployed model, ``accuracy_personal`` is
   the mean over clients of its accuracy on the client's own held-out rows (else its training
   rows), ``accuracy_personal_worst_decile`` the mean over the worst tenth of the clients, and
   ``accuracy_personal_std`` the spread;
-* bytes, participants and failures as the strategy counted them; ``cost``:
-  ``cost_inner + cost_outer`` for each round; ``seconds`` since the start.
+* bytes, participants and failures as the strategy counted them; ``seconds`` since the start;
+* ``outer_round``: cohorts done with, ``round`` itself except for SPPM-AS, whose model moves with
+  the last of a cohort's rounds; ``cost``: ``cost_inner * round + cost_outer * outer_round``.
 
 A key that is absent was not measured. Nothing is ever NaN.
 """

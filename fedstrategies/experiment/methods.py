@@ -9,6 +9,8 @@ from fedstrategies.experiment.method import Method
 from fedstrategies.experiment.problem import Problem
 from fedstrategies.experiment.scafflix_config import ScafflixConfig
 from fedstrategies.experiment.scafflix_method import ScafflixMethod
+from fedstrategies.experiment.sppm_config import SPPMConfig
+from fedstrategies.experiment.sppm_method import SPPMMethod
 
 __all__ = ["method_of"]
 
@@ -25,4 +27,6 @@ def method_of(config: ExperimentConfig, problem: Problem) -> Method:
         return EFBVMethod(config, problem)
     if isinstance(config, ScafflixConfig):
         return ScafflixMethod(config, problem)
+    if isinstance(config, SPPMConfig):
+        return SPPMMethod(config, problem)
     raise TypeError(f"{type(config).__name__} belongs to no family of algorithms")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
+    "COLOURS",
+    "INK",
     "NAMES",
     "X_AXES",
     "Y_AXES",
@@ -21,7 +23,10 @@ __all__ = [
     "draw_comparison",
     "draw_curves",
     "draw_run",
+    "new_figure",
     "read_curve",
+    "save_figure",
+    "style_axes",
 ]
 
 X_AXES = {
@@ -45,9 +50,10 @@ Y_AXES = {
 
 _LOG_Y = ("gap", "grad_norm_sq")
 # Okabe and Ito's palette (black and yellow left out), readable with any colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _STYLES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.2)), (0, (7, 2, 1.5, 2)))
-_INK, _FAINT = "#222222", "#D8D8D8"
+INK = "#222222"
+_FAINT = "#D8D8D8"
 _MOST_POINTS = 2000
 _LABEL_SPACING = 0.055
 
@@ -104,20 +110,20 @@ def draw_curves(
     ValueError
         If no run has measured ``y``.
     """
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = new_figure(1)
     _draw_panel(axes, curves, x, y)
-    _finish(figure, path, title)
+    save_figure(figure, path, title)
 
 
 def draw_run(directory: Path, path: Path) -> None:
     """A run's own picture: loss against rounds, and optimality against uplink bytes."""
     summary = Summary.read(directory)
     curve = read_curve(directory, label=NAMES.get(summary.algorithm, summary.algorithm))
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     _draw_panel(left, [curve], "rounds", "loss", labels=False)
     _draw_panel(right, [curve], "uplink_bytes", _optimality([curve]), labels=False)
     clients = f"{summary.clients} client" + ("s" if summary.clients != 1 else "")
-    _finish(figure, path, f"{curve.label} on {summary.dataset}, {clients}")
+    save_figure(figure, path, f"{curve.label} on {summary.dataset}, {clients}")
 
 
 def draw_comparison(curves: Sequence[Curve], path: Path, *, title: str = "") -> None:
@@ -128,12 +134,12 @@ def draw_comparison(curves: Sequence[Curve], path: Path, *, title: str = "") -> 
     """
     y = _optimality(curves)
     budget = min(float(curve.records[-1]["uplink_bytes"]) for curve in curves)
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     _draw_panel(left, curves, "uplink_bytes", y, until=budget or None)
     _draw_panel(right, curves, "rounds", y)
-    left.set_title("at equal uplink bytes", fontsize=10, color=_INK, loc="left")
-    right.set_title("at equal rounds", fontsize=10, color=_INK, loc="left")
-    _finish(figure, path, title)
+    left.set_title("at equal uplink bytes", fontsize=10, color=INK, loc="left")
+    right.set_title("at equal rounds", fontsize=10, color=INK, loc="left")
+    save_figure(figure, path, title)
 
 
 NAMES = {
@@ -146,6 +152,9 @@ NAMES = {
     "i-scaffnew": "i-Scaffnew",
     "flix": "FLIX",
     "fedavg": "FedAvg",
+    "sppm": "SPPM-AS",
+    "localgd": "LocalGD",
+    "fedprox": "FedProx",
 }
 """Algorithms as they are written."""
 
@@ -155,7 +164,8 @@ def _optimality(curves: Sequence[Curve]) -> str:
     return "gap" if measured else "grad_norm_sq"
 
 
-def _figure(panels: int) -> tuple[Any, list[Axes]]:
+def new_figure(panels: int) -> tuple[Any, list[Axes]]:
+    """A figure with panels side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4 * panels + 0.4, 4.4), dpi=150, layout="constrained")
@@ -176,7 +186,7 @@ def _draw_panel(
         abscissae, ordinates = curve.points(x, y, until=until)
         if not abscissae:
             continue
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         style = _STYLES[number % len(_STYLES)] if len(curves) > 1 else "-"
         axes.plot(abscissae, ordinates, color=colour, linestyle=style, linewidth=1.8)
         ends.append((curve.label, colour, abscissae[-1], ordinates[-1]))
@@ -201,11 +211,16 @@ def _style(axes: Axes, x: str, y: str) -> None:
         axes.xaxis.set_major_formatter(EngFormatter(unit="s"))
     else:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel(X_AXES[x], color=_INK)
-    axes.set_ylabel(Y_AXES[y], color=_INK)
+    style_axes(axes, xlabel=X_AXES[x], ylabel=Y_AXES[y])
+
+
+def style_axes(axes: Axes, *, xlabel: str, ylabel: str) -> None:
+    """Labels, a faint grid and no frame: how all pictures here look."""
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(ylabel, color=INK)
     axes.grid(True, which="major", color=_FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(which="both", color=_FAINT, labelcolor=_INK)
+    axes.tick_params(which="both", color=_FAINT, labelcolor=INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -235,7 +250,8 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]]) -> No
         )
 
 
-def _finish(figure: Any, path: Path, title: str) -> None:
+def save_figure(figure: Any, path: Path, title: str) -> None:
+    """Write the figure, without the date or anything else that differs from run to run."""
     if title:
-        figure.suptitle(title, fontsize=11.5, color=_INK, x=0.01, ha="left")
+        figure.suptitle(title, fontsize=11.5, color=INK, x=0.01, ha="left")
     figure.savefig(path, metadata={"Software": None})

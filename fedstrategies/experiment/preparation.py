@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
+from torch import Tensor
 
 from fedstrategies.data import DataError
 from fedstrategies.experiment.config import ExperimentConfig
@@ -19,7 +20,7 @@ from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem import Problem, load_problem
 from fedstrategies.experiment.results import check_directory, choose_directory
 from fedstrategies.flower import BaseStrategy
-from fedstrategies.objectives import SolveError
+from fedstrategies.objectives import Solution, SolveError
 from fedstrategies.threads import single_threaded
 
 __all__ = ["Prepared", "prepare"]
@@ -45,6 +46,8 @@ class Prepared:
         gamma.
     fstar : float or None
         f*, solved for or given.
+    minimiser : Tensor or None
+        x*, where it was solved for: shape (d,).
     """
 
     config: ExperimentConfig
@@ -54,6 +57,7 @@ class Prepared:
     theory: dict[str, float]
     stepsize: float
     fstar: float | None
+    minimiser: Tensor | None = None
 
 
 def prepare(config: ExperimentConfig) -> Prepared:
@@ -77,7 +81,8 @@ def prepare(config: ExperimentConfig) -> Prepared:
             raise
         except ValueError as error:
             raise ConfigError(f"{config.algorithm}: {error}") from None
-        fstar = _solve(method) if config.fstar == "solve" else config.fstar
+        solution = _solve(method) if config.fstar == "solve" else None
+        fstar = config.fstar if solution is None else solution.value
     return Prepared(
         config=replace(config, out=str(directory)),
         problem=problem,
@@ -86,6 +91,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
         theory=trial.constants,
         stepsize=trial.gamma,
         fstar=None if fstar is None else float(fstar),
+        minimiser=None if solution is None else solution.x,
     )
 
 
@@ -100,8 +106,8 @@ def _check_start_point(problem: Problem) -> None:
         )
 
 
-def _solve(method: Method) -> float:
+def _solve(method: Method) -> Solution:
     try:
-        return method.solution().value
+        return method.solution()
     except SolveError as error:
         raise ConfigError(f"fstar: {error}") from None

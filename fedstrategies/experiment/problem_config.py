@@ -62,7 +62,7 @@ class ProblemConfig:
     partition: str = option(
         "contiguous",
         "how rows are dealt to clients: contiguous (file order), iid, dirichlet:alpha=0.5, "
-        "classes:per_client=2, features (k-means), natural (the set's own clients)",
+        "classes:per_client=2, features[:clusters=B] (k-means), natural (the set's own clients)",
         group="Problem",
         metavar="HOW",
     )

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedstrategies.experiment.history import HistoryRecord
+from fedstrategies.experiment.sweep_results import Cell
 
-__all__ = ["Observer", "describe_record", "format_bytes", "progress"]
+__all__ = ["Observer", "describe_record", "format_bytes", "progress", "sweep_progress"]
 
 Observer = Callable[[HistoryRecord], bool | None]
 
@@ -59,17 +60,53 @@ def progress(name: str, rounds: int, *, quiet: bool = False) -> Iterator[list[Ob
     elif not console.is_terminal:
         yield [_plain(name, rounds, console)]
     else:
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[now]}"),
-            console=console,
-            transient=True,
-            auto_refresh=False,
-        ) as bar:
+        with _bar(console) as bar:
             yield [_live(bar, name, rounds)]
+
+
+@contextmanager
+def sweep_progress(
+    name: str, cells: int, *, quiet: bool = False
+) -> Iterator[Callable[[Cell], None]]:
+    """What to call with each finished cell of a sweep to show how far it is."""
+    console = Console(stderr=True)
+    if quiet:
+        yield lambda cell: None
+    elif not console.is_terminal:
+        done = 0
+
+        def tell(cell: Cell) -> None:
+            nonlocal done
+            done += 1
+            console.print(
+                f"{name}  cell {done}/{cells}  {_describe_cell(cell)}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+        yield tell
+    else:
+        with _bar(console) as bar:
+            task = bar.add_task(name, total=cells, now="")
+            yield lambda cell: bar.update(task, advance=1, now=_describe_cell(cell), refresh=True)
+
+
+def _describe_cell(cell: Cell) -> str:
+    cost = f"  cost {cell.at['cost']:g}" if "cost" in cell.at else ""
+    return f"{cell.text}: {'target reached' if cell.reached else cell.status}{cost}"
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[now]}"),
+        console=console,
+        transient=True,
+        auto_refresh=False,
+    )
 
 
 def _live(bar: Progress, name: str, rounds: int) -> Observer:

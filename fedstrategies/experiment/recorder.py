@@ -46,6 +46,8 @@ class Recorder:
         there.
     fstar : float or None
         f*, if known.
+    minimiser : Tensor or None
+        x*, if known: shape (d,).
     accuracies : callable or None
         x -> accuracies by name; None: that of x on the problem's rows.
     path : Path or None
@@ -61,6 +63,7 @@ class Recorder:
         problem: Problem,
         objectives: BatchedObjective,
         fstar: float | None = None,
+        minimiser: Tensor | None = None,
         accuracies: Callable[[Tensor], Mapping[str, float]] | None = None,
         path: Path | None = None,
         observers: Sequence[Callable[[HistoryRecord], bool | None]] = (),
@@ -69,6 +72,8 @@ class Recorder:
         self._problem = problem
         self._objectives = objectives
         self._fstar = fstar
+        self._minimiser = minimiser
+        self._known: tuple[Tensor | None, tuple[float, float, float]] = (None, (0.0, 0.0, 0.0))
         self._accuracies = accuracies or (lambda x: {"accuracy": problem.accuracy(x)})
         self._path = path
         self._observers = observers
@@ -98,7 +103,7 @@ class Recorder:
             "participants": 0,
             "failures": 0,
         }
-        self._add(0, x, counters)
+        self._add(0, 0, x, counters)
 
     def on_round(self, record: RoundRecord) -> bool:
         r"""Measure and write one round; True once a target is reached.
@@ -113,18 +118,19 @@ class Recorder:
             "uplink_bytes": record.uplink_bytes,
             "downlink_bytes": record.downlink_bytes,
             "recovery_bytes": record.recovery_bytes,
-            "cost": record.round * (self._config.cost_inner + self._config.cost_outer),
+            "cost": record.round * self._config.cost_inner
+            + record.outer_round * self._config.cost_outer,
             "participants": record.participants,
             "failures": record.failures,
         }
-        return self._add(record.round, record.x, counters)
+        return self._add(record.round, record.outer_round, record.x, counters)
 
     def on_end(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
 
-    def _add(self, round: int, x: Tensor, counters: HistoryRecord) -> bool:
+    def _add(self, round: int, outer_round: int, x: Tensor, counters: HistoryRecord) -> bool:
         self.x = x
         measured: dict[str, float] = {}
         smooth = loss = 0.0
@@ -133,11 +139,13 @@ class Recorder:
             measured = {"loss": loss, "grad_norm_sq": grad_norm_sq}
             if self._fstar is not None:
                 measured["gap"] = loss - self._fstar
+            if self._minimiser is not None:
+                measured["distance_sq"] = float((x - self._minimiser).square().sum())
         if self._measures(round, self._config.accuracy_every):
             measured |= self._accuracies(x)
         self.last = {
             "round": round,
-            "outer_round": round,
+            "outer_round": outer_round,
             **{key: value for key, value in measured.items() if isfinite(value)},
             **counters,
             "seconds": time.perf_counter() - self._start,
@@ -154,6 +162,8 @@ class Recorder:
 
     def _measure(self, x: Tensor) -> tuple[float, float, float]:
         """f(x), f(x) + R(x) and the squared norm of the prox-gradient mapping of step 1/L."""
+        if self._known[0] is x:  # SPPM-AS keeps its model while a cohort works
+            return self._known[1]
         # A diverging run overflows on its way out; the record says so, not a warning.
         with np.errstate(over="ignore", invalid="ignore"):
             values, gradients = self._objectives.value_and_gradient(x)
@@ -165,7 +175,8 @@ class Recorder:
             prox, smoothness = self._problem.prox, self._curvature
             loss += float(prox.value(x))
             gradient = smoothness * (x - prox.prox(x - gradient / smoothness, 1 / smoothness))
-        return smooth, loss, float(torch.dot(gradient, gradient))
+        self._known = x, (smooth, loss, float(torch.dot(gradient, gradient)))
+        return self._known[1]
 
     @cached_property
     def _curvature(self) -> float:

@@ -61,6 +61,9 @@ class Summary:
     local_solve : dict
         Personalised methods: how the clients' own optima x_i* were found, and what they cost in
         passes over a client's rows and in seconds.
+    incidents : dict
+        What happened that the method did not plan, by name: for SPPM-AS rounds that asked silent
+        clients again, biased redraws and frozen cohorts.
     seconds : float
         Wall-clock seconds from the first record to the last.
     peak_memory_bytes : int or None
@@ -83,6 +86,7 @@ class Summary:
     theory: dict[str, float] = field(default_factory=dict)
     smoothness: dict[str, float] = field(default_factory=dict)
     local_solve: dict[str, float | str] = field(default_factory=dict)
+    incidents: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     peak_memory_bytes: int | None = None
     error: str | None = None

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["run", "run_on_grid"]
 
 
-def run(config: ExperimentConfig, *, observers: Sequence[Observer] = ()) -> Summary:
+def run(
+    config: ExperimentConfig, *, observers: Sequence[Observer] = (), picture: bool = True
+) -> Summary:
     """Run an experiment on its backend and write its folder.
 
     Parameters
@@ -35,6 +37,8 @@ def run(config: ExperimentConfig, *, observers: Sequence[Observer] = ()) -> Summ
         The experiment.
     observers : sequence of callable
         Called with each history record; one that returns True stops the run.
+    picture : bool
+        Whether to draw curve.png, which takes longer than many a run.
 
     Returns
     -------
@@ -49,7 +53,7 @@ def run(config: ExperimentConfig, *, observers: Sequence[Observer] = ()) -> Summ
     set_environment()
     if config.backend == "flower":
         require_ray()
-    session = Session(prepare(config), observers)
+    session = Session(prepare(config), observers, picture=picture)
     app = client_app(client_fn_of(session.prepared.config))
     if config.backend == "flower":
         return session.guarded(

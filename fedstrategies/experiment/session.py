@@ -47,6 +47,8 @@ class Session:
         What is run.
     observers : sequence of callable
         Called with each history record; one that returns True stops the run.
+    picture : bool
+        Whether to draw curve.png.
 
     Raises
     ------
@@ -54,8 +56,11 @@ class Session:
         If the folder holds something or cannot be written.
     """
 
-    def __init__(self, prepared: Prepared, observers: Sequence[Observer]) -> None:
+    def __init__(
+        self, prepared: Prepared, observers: Sequence[Observer], *, picture: bool = True
+    ) -> None:
         self.prepared = prepared
+        self._picture = picture
         config = prepared.config
         self._observers = observers
         self._directory = open_directory(Path(config.out or "."), overwrite=config.overwrite)
@@ -83,6 +88,7 @@ class Session:
             problem=problem,
             objectives=measured,
             fstar=self.prepared.fstar,
+            minimiser=self.prepared.minimiser,
             accuracies=self.prepared.method.accuracies,
             path=self._directory / "history.jsonl",
             observers=self._observers,
@@ -149,6 +155,7 @@ class Session:
             if smoothness is None
             else {name: getattr(smoothness, name) for name in ("L", "L_tilde", "L_max", "mu")},
             local_solve=prepared.method.local_solve() if recorder is not None else {},
+            incidents=dict(prepared.strategy.incidents),
             seconds=float(last.get("seconds", 0.0)),
             peak_memory_bytes=peak_memory_bytes(),
             error=error,
@@ -159,7 +166,7 @@ class Session:
             for index, personal in enumerate(prepared.method.personal_models(recorder.x)):
                 save_model(personal, self._directory / PERSONAL / f"client-{index:05d}.safetensors")
         (self._directory / "summary.json").write_text(summary.to_json(), encoding="utf-8")
-        if last:
+        if last and self._picture:
             _draw(self._directory)
         return summary
 

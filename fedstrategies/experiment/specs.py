@@ -8,7 +8,16 @@ from math import isfinite
 from fedstrategies import stepsize as stepsizes
 from fedstrategies.experiment.options import ConfigError
 
-__all__ = ["parse_numbers", "parse_smoothness", "parse_start_point", "parse_stepsize"]
+__all__ = [
+    "parse_groups",
+    "parse_numbers",
+    "parse_probabilities",
+    "parse_smoothness",
+    "parse_start_point",
+    "parse_stepsize",
+]
+
+_GROUPINGS = ("labels", "features", "gradients")
 
 
 def parse_numbers(text: str, *, known: Collection[str], where: str) -> dict[str, float]:
@@ -82,3 +91,47 @@ def parse_start_point(text: str) -> tuple[float, float]:
     if scale < 0:
         raise ConfigError(f"x0: scale={scale:g} is negative")
     return numbers.get("loc", 0.0), scale
+
+
+def parse_groups(text: str, clients: int) -> tuple[tuple[int, ...], ...] | None:
+    """Groups given as ``0,1,2/3,4``; None for a rule: ``contiguous``, ``features[:balanced]``, ...
+
+    Raises
+    ------
+    ConfigError
+        If it is neither, or a client is missing, unknown or in two groups.
+    """
+    name, _, how = text.partition(":")
+    if (name in _GROUPINGS and how in ("", "balanced")) or text == "contiguous":
+        return None
+    try:
+        groups = tuple(tuple(int(one) for one in group.split(",")) for group in text.split("/"))
+    except ValueError:
+        rules = ", ".join(f"{name}[:balanced]" for name in _GROUPINGS)
+        raise ConfigError(
+            f"strata: {text!r} is not {rules}, contiguous or groups like 0,1,2/3,4"
+        ) from None
+    if sorted(client for group in groups for client in group) != list(range(clients)):
+        raise ConfigError(f"strata: {text!r} does not hold each of the {clients} clients once")
+    return groups
+
+
+def parse_probabilities(text: str) -> str | tuple[float, ...]:
+    """``uniform``, ``mu`` or ``variance`` as it is, or numbers ``p1,p2,...`` with sum 1.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither, or a number is not positive, or the sum is not 1.
+    """
+    if text in ("uniform", "mu", "variance"):
+        return text
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"probabilities: {text!r} is not uniform, mu, variance or numbers like 0.2,0.8"
+        ) from None
+    if not all(0 < number <= 1 for number in numbers) or abs(sum(numbers) - 1) > 1e-9:
+        raise ConfigError(f"probabilities: {text!r} are not positive numbers with sum 1")
+    return numbers

@@ -99,7 +99,7 @@ class StratifiedSampling:
         return float((self._sizes * smallest_of).sum()) / len(mu_i)
 
     def variance(self, gradients: Tensor) -> float:
-        """``(1/n^2) sum_j |C_j|^2 Var_j``: Var_j is the mean squared distance to the mean of C_j."""
+        """``(1/n^2) sum_j |C_j|^2 Var_j``: Var_j is the variance inside C_j."""
         self.size(len(gradients))
         rows = gradients.to(torch.float64)
         inside = [rows[list(stratum)] for stratum in self.strata]

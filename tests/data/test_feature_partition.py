@@ -64,3 +64,37 @@ def test_what_cannot_be_clustered_is_refused(recwarn, monkeypatch):
     with pytest.raises(DataError, match=r"pip install 'fedstrategies\[data\]'"):
         features_partition(features, 2)
     assert not recwarn.list
+
+
+def test_clusters_are_shared_by_neighbouring_clients() -> None:
+    features, cluster = blobs(20, spread=1.0)
+    shards = features_partition(features, 10, clusters=4, seed=3)
+    assert sorted(torch.cat(shards).tolist()) == list(range(len(features)))
+    seats = [3, 3, 2, 2]
+    first = 0
+    for size in seats:
+        owners = {int(label) for rows in shards[first : first + size] for label in cluster[rows]}
+        assert len(owners) == 1
+        counts = [len(rows) for rows in shards[first : first + size]]
+        assert max(counts) - min(counts) <= 2
+        first += size
+    for rows in shards:
+        assert bool((rows[1:] > rows[:-1]).all())
+    again = features_partition(features, 10, clusters=4, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(shards, again, strict=True))
+
+
+def test_one_cluster_a_client_is_the_same_as_none_said() -> None:
+    features, _ = blobs(20, spread=1.0)
+    for one, other in zip(
+        features_partition(features, 4), features_partition(features, 4, clusters=4), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_impossible_clusters_are_refused() -> None:
+    features, _ = blobs(2, spread=1.0)
+    with pytest.raises(DataError, match="9 clusters for 4 clients"):
+        features_partition(features, 4, clusters=9)
+    with pytest.raises(DataError, match=r"cluster 0 has 2 rows for 3 clients|has \d rows for"):
+        features_partition(blobs(2, spread=1.0)[0][:5], 5, clusters=2)

@@ -33,7 +33,29 @@ def round_record(number, x, **counters):
         "downlink_bytes": 200 * number,
         "recovery_bytes": 0,
     }
+    counters.setdefault("outer_round", number)
     return SimpleNamespace(round=number, x=x, **{**defaults, **counters})
+
+
+def test_a_model_that_stays_is_measured_once_and_outer_rounds_have_their_price(libsvm_file):
+    recorder, problem = recorder_of(libsvm_file, rounds=9, cost_inner=0.5, cost_outer=10)
+    calls = []
+    measure = recorder._objectives.value_and_gradient
+    recorder._objectives = type(
+        "Counting",
+        (),
+        {
+            "value_and_gradient": lambda self, x: calls.append(1) or measure(x),
+            "__len__": lambda self: len(problem.objectives),
+        },
+    )()
+    x = torch.linspace(-1, 1, 6, dtype=torch.float64)
+    recorder.on_start(problem.start_point)
+    for number in range(1, 4):
+        recorder.on_round(round_record(number, x, outer_round=1))
+    assert len(calls) == 2
+    assert recorder.last["outer_round"] == 1
+    assert recorder.last["cost"] == 0.5 * 3 + 10 * 1
 
 
 def test_schema_and_values(libsvm_file, tmp_path):
