@@ -1,0 +1,1 @@
+"""Cohort Squeeze: cost to an accuracy, against the published figures."""

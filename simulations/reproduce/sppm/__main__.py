@@ -1,0 +1,49 @@
+"""The command: run what has not been run yet, then rewrite the report."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedstrategies.data import DataError
+from fedstrategies.threads import single_threaded
+from simulations.reproduce.sppm.jobs import run_jobs
+from simulations.reproduce.sppm.problems import DATASETS, SPLITS
+
+_PROGRAM = "python -m simulations.reproduce.sppm"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 done, 2 wrong input."""
+    options = _parser().parse_args(arguments)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    try:
+        with single_threaded():
+            for part in options.only:
+                _run(part, options.data, options.runs)
+    except (ValueError, DataError) as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(part: str, data: Path | None, runs: Path) -> None:
+    if data is None:
+        raise ValueError("--data DIR is missing: the folder that holds libsvm and fashion-mnist")
+    for split in SPLITS:
+        run_jobs(part, split, data=data, runs=runs, report=lambda line: print(line, flush=True))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data sets")
+    parser.add_argument("--only", nargs="*", choices=DATASETS, default=list(DATASETS))
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce-sppm"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
