@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.pages import replace_between
 from fedstrategies.compressors import TopK
 from fedstrategies.data import binary_labels, load_dataset
 from fedstrategies.experiment import EFBVConfig, read_history, run
@@ -166,10 +167,7 @@ def main() -> None:
     if arguments.output is None:
         print(tables)
         return
-    page = arguments.output.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    arguments.output.write_text(before + BEGIN + tables + END + after, encoding="utf-8")
+    replace_between(arguments.output, BEGIN, END, tables)
 
 
 if __name__ == "__main__":

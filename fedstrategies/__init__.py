@@ -36,7 +36,13 @@ if TYPE_CHECKING:
         TorchObjective,
         logistic_smoothness,
     )
-    from fedstrategies.sampling import FullParticipation, NiceSampling
+    from fedstrategies.sampling import (
+        BlockSampling,
+        FullParticipation,
+        NiceSampling,
+        NonuniformSampling,
+        StratifiedSampling,
+    )
     from fedstrategies.scafflix import (
         FLIX,
         FedAvg,
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
         Scaffnew,
     )
     from fedstrategies.server_optimizer import SGD, Adam
+    from fedstrategies.sppm import SPPM, FedProx, LocalGD, SPPMClient
 
 __version__ = "0.1.0"
 
@@ -77,9 +84,16 @@ _HOME = {
         "TorchObjective",
         "logistic_smoothness",
     ),
-    "sampling": ("FullParticipation", "NiceSampling"),
+    "sampling": (
+        "BlockSampling",
+        "FullParticipation",
+        "NiceSampling",
+        "NonuniformSampling",
+        "StratifiedSampling",
+    ),
     "scafflix": ("FLIX", "FedAvg", "IScaffnew", "Scafflix", "ScafflixClient", "Scaffnew"),
     "server_optimizer": ("SGD", "Adam"),
+    "sppm": ("SPPM", "FedProx", "LocalGD", "SPPMClient"),
 }
 _ROOM_OF = {name: room for room, names in _HOME.items() for name in names}
 
@@ -91,7 +105,9 @@ __all__ = [
     "L1",
     "QSGD",
     "SGD",
+    "SPPM",
     "Adam",
+    "BlockSampling",
     "Box",
     "Cast",
     "CohortGrid",
@@ -100,22 +116,27 @@ __all__ = [
     "EFBVClient",
     "ExactLocalSolver",
     "FedAvg",
+    "FedProx",
     "FullParticipation",
     "GradientDescent",
     "IScaffnew",
     "Identity",
+    "LocalGD",
     "LocalSGD",
     "LogisticRegression",
     "MixK",
     "Natural",
     "NiceSampling",
+    "NonuniformSampling",
     "RandK",
+    "SPPMClient",
     "Scafflix",
     "ScafflixClient",
     "Scaffnew",
     "ScaledRandK",
     "Smoothness",
     "SquaredL2",
+    "StratifiedSampling",
     "TopK",
     "TorchObjective",
     "client_app",

@@ -35,9 +35,7 @@ def jobs(dataset: str, split: str) -> Iterator[Job]:
         solvers = SOLVERS if split == "clusters" and sampling != "full" else ("lbfgs",)
         place: dict[str, Any] = {"dataset": dataset, "split": split, "sampling": sampling}
         for seed, steps, stepsize in product(seeds, _LOCAL_STEPS, _STEPSIZES):
-            yield Job(
-                **place, method="localgd", local_steps=steps, stepsize=stepsize, seed=seed
-            )
+            yield Job(**place, method="localgd", local_steps=steps, stepsize=stepsize, seed=seed)
         for solver, gamma, inner, seed in product(solvers, GAMMAS, _INNER, seeds):
             yield Job(
                 **place, method="sppm", solver=solver, gamma=gamma, inner_rounds=inner, seed=seed

@@ -104,7 +104,8 @@ class _Watch:
         for name in MEASURES:
             for accuracy in ACCURACIES:
                 if measured[name] <= accuracy:
-                    self.found.setdefault(f"{name}:{accuracy:g}", [record.round, record.outer_round])
+                    place = [record.round, record.outer_round]
+                    self.found.setdefault(f"{name}:{accuracy:g}", place)
         return all(f"{name}:{ACCURACIES[-1]:g}" in self.found for name in MEASURES)
 
     def on_end(self) -> None:
@@ -117,10 +118,8 @@ def passages(job: Job, one: Bench) -> dict[str, Any]:
     ``passages`` maps ``measure:accuracy`` to [communication rounds, cohorts] at which it was
     first met; what was not met within the budget is absent.
     """
-    from flwr.app import ArrayRecord
-
     watch = _Watch(one)
     one.forget()
-    start: ArrayRecord = one.problem.initial_arrays()
+    start = one.problem.initial_arrays()
     job.strategy(one).start(one.grid, start, num_rounds=BUDGET, callbacks=[watch])
     return {**asdict(job), "passages": watch.found}

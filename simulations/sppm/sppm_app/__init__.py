@@ -1,0 +1,1 @@
+"""SPPM-AS, LocalGD and FedProx as a Flower app."""
