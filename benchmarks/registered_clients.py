@@ -102,7 +102,7 @@ def report(found: list[tuple[int, str, dict[str, float]]]) -> str:
     """The table between the markers."""
     base = {path: result["round"] for clients, path, result in found if clients == REGISTERED[0]}
     lines = [
-        "| clients | path | ms a round | against 1,000 | memory growth | set-up | resident in all |",
+        "| clients | path | ms a round | against 1,000 | memory growth | set-up | resident |",
         "|---|---|---|---|---|---|---|",
     ]
     for clients, path, result in found:

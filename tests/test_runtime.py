@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fedstrategies.experiment import EFBVConfig, ScafflixConfig, read_history, run
+from fedstrategies.experiment import EFBVConfig, ScafflixConfig, SPPMConfig, read_history, run
 
 pytestmark = pytest.mark.runtime
 pytest.importorskip("ray", reason="the extra 'simulation' is not installed")
@@ -91,6 +91,26 @@ def test_scafflix_settles_across_rays_actors_as_it_does_in_one_process(tmp_path:
     code = f"""
 from fedstrategies.experiment import ScafflixConfig, run
 run(ScafflixConfig(**{settings!r}, out={str(tmp_path / "there")!r}, backend="flower"))
+"""
+    run_elsewhere(code)
+    assert_same(without_seconds(tmp_path / "there"), without_seconds(tmp_path / "here"))
+
+
+def test_sppm_keeps_its_cohorts_across_rays_actors_as_in_one_process(tmp_path: Path) -> None:
+    """Local solver: point and anchor travel; strata: cohorts differ from round to round."""
+    settings = {
+        "clients": 6,
+        "sampling": "stratified",
+        "cohort_size": 2,
+        "solver": "local-gd:steps=2",
+        "inner_rounds": 2,
+        "rounds": 4,
+        "quiet": True,
+    }
+    run(SPPMConfig(**settings, out=str(tmp_path / "here")))  # type: ignore[arg-type]
+    code = f"""
+from fedstrategies.experiment import SPPMConfig, run
+run(SPPMConfig(**{settings!r}, out={str(tmp_path / "there")!r}, backend="flower"))
 """
     run_elsewhere(code)
     assert_same(without_seconds(tmp_path / "there"), without_seconds(tmp_path / "here"))

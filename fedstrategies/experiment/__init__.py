@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from fedstrategies.experiment.results import Summary
     from fedstrategies.experiment.runner import run, run_on_grid
     from fedstrategies.experiment.scafflix_config import ScafflixConfig
+    from fedstrategies.experiment.sppm_config import SPPMConfig
+    from fedstrategies.experiment.sweep import Sweep, run_sweep, sweep_of
+    from fedstrategies.experiment.sweep_results import Cell, SweepResults
     from fedstrategies.experiment.views import read_toml, to_toml
 
 __all__ = [
     "ALGORITHMS",
+    "Cell",
     "Comparison",
     "ConfigError",
     "EFBVConfig",
@@ -31,8 +35,11 @@ __all__ = [
     "Prepared",
     "Problem",
     "Recorder",
+    "SPPMConfig",
     "ScafflixConfig",
     "Summary",
+    "Sweep",
+    "SweepResults",
     "compare",
     "comparison_configs",
     "config_from_mapping",
@@ -42,6 +49,8 @@ __all__ = [
     "read_toml",
     "run",
     "run_on_grid",
+    "run_sweep",
+    "sweep_of",
     "to_toml",
 ]
 
@@ -49,6 +58,9 @@ _HOMES = {
     "comparison": ("Comparison", "compare", "comparison_configs"),
     "efbv_config": ("EFBVConfig",),
     "scafflix_config": ("ScafflixConfig",),
+    "sppm_config": ("SPPMConfig",),
+    "sweep": ("Sweep", "run_sweep", "sweep_of"),
+    "sweep_results": ("Cell", "SweepResults"),
     "families": ("ALGORITHMS", "config_from_mapping"),
     "options": ("ConfigError",),
     "problem": ("Problem", "load_problem"),
