@@ -23,17 +23,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with single_threaded():
             for part in options.only:
-                _run(part, options.data, options.runs)
+                _run(part, options.splits, options.data, options.runs)
     except (ValueError, DataError) as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _run(part: str, data: Path | None, runs: Path) -> None:
+def _run(part: str, splits: Sequence[str], data: Path | None, runs: Path) -> None:
     if data is None:
         raise ValueError("--data DIR is missing: the folder that holds libsvm and fashion-mnist")
-    for split in SPLITS:
+    for split in splits:
         run_jobs(part, split, data=data, runs=runs, report=lambda line: print(line, flush=True))
 
 
@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__)
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data sets")
     parser.add_argument("--only", nargs="*", choices=DATASETS, default=list(DATASETS))
+    parser.add_argument("--splits", nargs="*", choices=list(SPLITS), default=list(SPLITS))
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce-sppm"))
     return parser
 
