@@ -103,6 +103,7 @@ def test_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> 
     for place in (
         # First: being imported here for the first time, it must not find the runner replaced.
         "fedstrategies.experiment.comparison.compare",
+        "fedstrategies.experiment.sweep.run_sweep",
         "fedstrategies.experiment.runner.run",
         "fedstrategies.experiment.plots.read_curve",
         "fedstrategies.cli.tables.print_info",

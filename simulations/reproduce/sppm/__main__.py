@@ -11,7 +11,9 @@ from pathlib import Path
 from fedstrategies.data import DataError
 from fedstrategies.threads import single_threaded
 from simulations.reproduce.sppm.jobs import run_jobs
+from simulations.reproduce.sppm.networks import DATASET, run_networks
 from simulations.reproduce.sppm.problems import DATASETS, SPLITS
+from simulations.reproduce.sppm.report import write_report
 
 _PROGRAM = "python -m simulations.reproduce.sppm"
 
@@ -24,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with single_threaded():
             for part in options.only:
                 _run(part, options.splits, options.data, options.runs)
+        if options.report:
+            write_report(options.runs, options.page)
+            print(f"report: {options.page}")
     except (ValueError, DataError) as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 2
@@ -33,16 +38,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(part: str, splits: Sequence[str], data: Path | None, runs: Path) -> None:
     if data is None:
         raise ValueError("--data DIR is missing: the folder that holds libsvm and fashion-mnist")
+    if part == DATASET:
+        run_networks(data=data, runs=runs, report=_say)
+        return
     for split in splits:
-        run_jobs(part, split, data=data, runs=runs, report=lambda line: print(line, flush=True))
+        run_jobs(part, split, data=data, runs=runs, report=_say)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__)
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data sets")
-    parser.add_argument("--only", nargs="*", choices=DATASETS, default=list(DATASETS))
+    parts = [*DATASETS, DATASET]
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=parts,
+        default=parts,
+        help="parts to run; none: the report alone. Two parts may run side by side",
+    )
     parser.add_argument("--splits", nargs="*", choices=list(SPLITS), default=list(SPLITS))
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce-sppm"))
+    parser.add_argument("--page", type=Path, default=Path("docs/results/sppm.md"))
+    parser.add_argument(
+        "--no-report", dest="report", action="store_false", help="leave the page as it is"
+    )
     return parser
 
 

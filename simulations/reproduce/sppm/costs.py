@@ -47,10 +47,11 @@ class Best:
         if s["method"] == "sppm":
             how = f"K = {s['inner_rounds']}, γ = {s['gamma']}"
         elif s["method"] == "fedprox":
-            how = f"{s['local_steps']} steps, γ = {s['gamma']}"
+            how = f"H = {s['local_steps']}, γ = {s['gamma']}"
         else:
-            how = f"{s['local_steps']} step{'s' * (s['local_steps'] > 1)}, {s['stepsize']}"
-        return f"{self.cost:g} ({how.replace('theory', '1/L_max').replace('1/L_max*', '')})"
+            factor = s["stepsize"].removeprefix("theory").removeprefix("*") or "1"
+            how = f"H = {s['local_steps']}, step {factor}/L_max"
+        return f"{self.cost:.3g} ({how})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,5 +89,3 @@ def cheapest(cells: Iterable[Cells], goal: str, how: Price) -> Best | None:
         if cost is not None and (found is None or cost < found.cost):
             found = Best(cost=cost, settings=one.settings)
     return found
-
-

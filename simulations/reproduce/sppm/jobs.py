@@ -20,8 +20,10 @@ SOLVERS = ("gd", "cg", "lbfgs", "local-gd:steps=5")
 _INNER = (*range(1, 11), 12, 14, 16, 18, 20)
 _LOCAL_STEPS = (1, 2, 3, 5, 8, 10, 20)
 _STEPSIZES = ("theory", "theory*2", "theory*4", "theory*8")
-_FINE_STEPS = (1, 2, 3)
-_FINE_STEPSIZES = ("theory*3", "theory*5", "theory*6")
+_FINER = (
+    *product((1, 2, 3), ("theory*3", "theory*5", "theory*6")),
+    *product((2, 3, 5, 8, 10, 20), ("theory*0.25", "theory*0.5", "theory*0.75")),
+)
 _PROX_STEPS = (1, 5, 20)
 _PROX_GAMMAS = ("1", "10", "100")
 
@@ -38,7 +40,7 @@ def jobs(dataset: str, split: str) -> Iterator[Job]:
         place: dict[str, Any] = {"dataset": dataset, "split": split, "sampling": sampling}
         for seed, steps, stepsize in product(seeds, _LOCAL_STEPS, _STEPSIZES):
             yield Job(**place, method="localgd", local_steps=steps, stepsize=stepsize, seed=seed)
-        for seed, steps, stepsize in product(seeds, _FINE_STEPS, _FINE_STEPSIZES):
+        for seed, (steps, stepsize) in product(seeds, _FINER):
             yield Job(**place, method="localgd", local_steps=steps, stepsize=stepsize, seed=seed)
         for solver, gamma, inner, seed in product(solvers, GAMMAS, _INNER, seeds):
             yield Job(
