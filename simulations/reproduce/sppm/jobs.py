@@ -10,7 +10,7 @@ from typing import Any
 
 from fedstrategies.flower import Diverged
 from simulations.reproduce.sppm.passages import Job, passages
-from simulations.reproduce.sppm.problems import SAMPLINGS, bench
+from simulations.reproduce.sppm.problems import bench
 
 __all__ = ["GAMMAS", "SEEDS", "SOLVERS", "jobs", "read_rows", "run_jobs"]
 
@@ -24,6 +24,8 @@ _FINER = (
     *product((1, 2, 3), ("theory*3", "theory*5", "theory*6")),
     *product((2, 3, 5, 8, 10, 20), ("theory*0.25", "theory*0.5", "theory*0.75")),
 )
+_COARSE = tuple(product((1, 2, 5), _STEPSIZES))
+_FEW_INNER = (1, 2, 3, 4, 6, 8, 10, 14, 20)
 _PROX_STEPS = (1, 5, 20)
 _PROX_GAMMAS = ("1", "10", "100")
 
@@ -31,22 +33,26 @@ _PROX_GAMMAS = ("1", "10", "100")
 def jobs(dataset: str, split: str) -> Iterator[Job]:
     """All jobs of a data set and a split.
 
-    On the split that the comparison is about, all solvers; on the others one. Full sampling is
-    shown apart, with one seed, as nothing is drawn.
+    On ``clusters``, the split that the comparison is about, all solvers and fine grids; on the
+    others one solver and coarse grids. Full sampling is shown apart, with one seed, as nothing is
+    drawn.
     """
-    for sampling in (*SAMPLINGS, "full"):
+    fine = split == "clusters"
+    for sampling in ("stratified", "nice", "block", "full"):
+        if sampling == "full" and not fine:
+            continue
         seeds = (0,) if sampling == "full" else SEEDS
-        solvers = SOLVERS if split == "clusters" and sampling != "full" else ("lbfgs",)
+        solvers = SOLVERS if fine and sampling != "full" else ("lbfgs",)
         place: dict[str, Any] = {"dataset": dataset, "split": split, "sampling": sampling}
-        for seed, steps, stepsize in product(seeds, _LOCAL_STEPS, _STEPSIZES):
+        local = [*product(_LOCAL_STEPS, _STEPSIZES), *_FINER] if fine else _COARSE
+        for seed, (steps, stepsize) in product(seeds, local):
             yield Job(**place, method="localgd", local_steps=steps, stepsize=stepsize, seed=seed)
-        for seed, (steps, stepsize) in product(seeds, _FINER):
-            yield Job(**place, method="localgd", local_steps=steps, stepsize=stepsize, seed=seed)
-        for solver, gamma, inner, seed in product(solvers, GAMMAS, _INNER, seeds):
+        inner = _INNER if fine else _FEW_INNER
+        for solver, gamma, rounds, seed in product(solvers, GAMMAS, inner, seeds):
             yield Job(
-                **place, method="sppm", solver=solver, gamma=gamma, inner_rounds=inner, seed=seed
+                **place, method="sppm", solver=solver, gamma=gamma, inner_rounds=rounds, seed=seed
             )
-        if split != "clusters":
+        if not fine:
             continue
         for seed, steps, gamma in product(seeds, _PROX_STEPS, _PROX_GAMMAS):
             yield Job(
