@@ -28,7 +28,8 @@ def features_partition(
 
     With fewer clusters than clients, neighbouring clients share a cluster, whose rows are dealt
     to them at random: as many clients for each cluster, the first ones one more if n is no
-    multiple. Such neighbours are alike, which is what `contiguous_strata` make use of.
+    multiple. Such neighbours are alike, which is what `contiguous_strata` make use of. A cluster
+    with fewer rows than that goes to one client a row, and the other clusters to more.
 
     scikit-learn's k-means++ start and Lloyd's iterations, in one thread, so that the sums and
     with them the clusters do not depend on the machine.
@@ -54,14 +55,13 @@ def features_partition(
     Raises
     ------
     DataError
-        If n is not between 1 and N, B not between 1 and n or more than the different rows, a
-        cluster has fewer rows than clients, the features are not measurements, or scikit-learn
-        is not installed.
+        If n is not between 1 and N, B not between 1 and n or more than the different rows, the
+        features are not measurements, or scikit-learn is not installed.
     """
     check_clients(len(features), clients)
     count = clients if clusters is None else clusters
-    if count > clients:
-        raise DataError(f"{count} clusters for {clients} clients; use at most one per client")
+    if not 1 <= count <= clients:
+        raise DataError(f"{count} clusters for {clients} clients; use 1 to one per client")
     if not features.is_floating_point():
         raise DataError(
             f"{name} has features that are indices ({features.dtype}), not measurements; "
@@ -86,22 +86,19 @@ def features_partition(
             f"{name}: k-means finds {len(filled)} different clusters for {count} "
             f"{'clients' if clusters is None else 'clusters'}; use fewer"
         )
-    return _dealt(filled, clients, seed, name)
+    return [
+        rows[places]
+        for rows, seats in zip(filled, _seats([*map(len, filled)], clients), strict=True)
+        for places in iid_partition(len(rows), seats, seed=seed)
+    ]
 
 
-def _dealt(groups: list[Tensor], clients: int, seed: int, name: str) -> list[Tensor]:
-    """The rows of each cluster among its clients."""
-    shards: list[Tensor] = []
-    for cluster, rows in enumerate(groups):
-        seats = clients // len(groups) + (cluster < clients % len(groups))
-        if len(rows) < seats:
-            raise DataError(
-                f"{name}: cluster {cluster} has {len(rows)} rows for {seats} clients; use fewer "
-                "clients, or other clusters"
-            )
-        if seats == 1:
-            shards.append(rows)
-            continue
-        dealt = iid_partition(len(rows), seats, seed=seed)
-        shards += [rows[places] for places in dealt]
-    return shards
+def _seats(rows: list[int], clients: int) -> list[int]:
+    """Clients of each cluster, as equal as its rows allow; B <= n <= N."""
+    seats = [0] * len(rows)
+    while left := clients - sum(seats):
+        with_room = [cluster for cluster, held in enumerate(seats) if held < rows[cluster]]
+        share = max(left // len(with_room), 1)
+        for cluster in with_room[:left]:
+            seats[cluster] += min(share, rows[cluster] - seats[cluster])
+    return seats

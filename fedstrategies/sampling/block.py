@@ -53,7 +53,7 @@ class BlockSampling:
     def for_strong_convexity(cls, blocks: Sequence[Sequence[int]], mu_i: Tensor) -> BlockSampling:
         """``q_j`` in proportion to ``sum_{i in C_j} mu_i``, which makes mu_AS largest."""
         groups = checked_groups("block", blocks)
-        sums = torch.stack([mu_i[list(block)].to(torch.float64).sum() for block in groups])
+        sums = _sums(groups, mu_i.unsqueeze(1)).squeeze(1)
         return cls(blocks=groups, probabilities=proportional(sums))
 
     @classmethod
@@ -64,8 +64,8 @@ class BlockSampling:
         mean probability.
         """
         groups = checked_groups("block", blocks)
-        sums = torch.stack([gradients[list(block)].sum(dim=0) for block in groups])
-        return cls(blocks=groups, probabilities=proportional(squared_norms(sums).sqrt()))
+        norms = squared_norms(_sums(groups, gradients)).sqrt()
+        return cls(blocks=groups, probabilities=proportional(norms))
 
     @cached_property
     def _law(self) -> Tensor:
@@ -79,6 +79,10 @@ class BlockSampling:
     def _clients(self) -> int:
         return sum(map(len, self.blocks))
 
+    @cached_property
+    def _largest(self) -> int:
+        return max(map(len, self.blocks))
+
     def size(self, clients: int) -> int:
         """Clients in the largest block.
 
@@ -88,7 +92,7 @@ class BlockSampling:
             If the blocks are not of n clients.
         """
         one_for_each("block", self._clients, clients)
-        return max(map(len, self.blocks))
+        return self._largest
 
     def draw(self, clients: int, *, seed: int, round: int) -> Tensor:
         """Partition ids of the round's block."""
@@ -111,14 +115,18 @@ class BlockSampling:
 
     def strong_convexity(self, mu_i: Tensor) -> float:
         """``min_j sum_{i in C_j} mu_i/(n q_j)``."""
-        one_for_each("block", self._clients, len(mu_i))
-        sums = torch.stack([mu_i[list(block)].to(torch.float64).sum() for block in self.blocks])
+        sums = _sums(self.blocks, mu_i.unsqueeze(1)).squeeze(1)
         return float((sums / (len(mu_i) * self._law)).min())
 
     def variance(self, gradients: Tensor) -> float:
         """``sum_j q_j ||(1/(n q_j)) sum_{i in C_j} grad f_i - grad f||^2``."""
-        one_for_each("block", self._clients, len(gradients))
         rows = gradients.to(torch.float64)
-        sums = torch.stack([rows[list(block)].sum(dim=0) for block in self.blocks])
-        scaled = sums / (len(rows) * self._law).unsqueeze(1)
+        scaled = _sums(self.blocks, rows) / (len(rows) * self._law).unsqueeze(1)
         return float((self._law * squared_norms(scaled - rows.mean(dim=0))).sum())
+
+
+def _sums(blocks: tuple[tuple[int, ...], ...], rows: Tensor) -> Tensor:
+    """Sum over each block, in float64: (n, d) -> (b, d)."""
+    one_for_each("block", sum(map(len, blocks)), len(rows))
+    exact = rows.to(torch.float64)
+    return torch.stack([exact[list(block)].sum(dim=0) for block in blocks])

@@ -99,5 +99,6 @@ class NiceSampling:
         size = self.size(clients)
         if size == clients:
             return 0.0
-        spread = squared_norms(gradients - gradients.mean(dim=0)).mean()
+        rows = gradients.to(torch.float64)
+        spread = squared_norms(rows - rows.mean(dim=0)).mean()
         return float(spread) * (clients - size) / (size * (clients - 1))

@@ -92,9 +92,23 @@ def test_one_cluster_a_client_is_the_same_as_none_said() -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize(("clients", "seats"), [(4, [2, 2]), (10, [2, 8]), (22, [2, 20])])
+def test_a_cluster_of_few_rows_leaves_its_clients_to_the_others(
+    clients: int, seats: list[int]
+) -> None:
+    features, cluster = blobs(20, spread=1.0)
+    kept = torch.cat([torch.nonzero(cluster == 0).flatten()[:2], torch.nonzero(cluster).flatten()])
+    near = features[kept[:22]] * 0.01
+    near[:2] += 100
+    shards = features_partition(near, clients, clusters=2)
+    few = [bool((rows < 2).all()) for rows in shards]
+    assert few == [True] * seats[0] + [False] * seats[1]
+    assert all(len(rows) >= 1 for rows in shards)
+    assert sorted(torch.cat(shards).tolist()) == list(range(22))
+
+
 def test_impossible_clusters_are_refused() -> None:
     features, _ = blobs(2, spread=1.0)
-    with pytest.raises(DataError, match="9 clusters for 4 clients"):
-        features_partition(features, 4, clusters=9)
-    with pytest.raises(DataError, match=r"cluster 0 has 2 rows for 3 clients|has \d rows for"):
-        features_partition(blobs(2, spread=1.0)[0][:5], 5, clusters=2)
+    for clusters in (0, 9):
+        with pytest.raises(DataError, match=f"{clusters} clusters for 4 clients"):
+            features_partition(features, 4, clusters=clusters)

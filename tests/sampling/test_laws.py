@@ -113,6 +113,25 @@ def test_a_draw_is_a_function_of_seed_and_round(law: Sampling) -> None:
         assert draws != [law.draw(N, seed=4, round=round).tolist() for round in range(40)]
 
 
+def test_nice_draws_stay_what_they_are() -> None:
+    few, many = NiceSampling(cohort_size=3), NiceSampling(cohort_size=5)
+    assert [few.draw(10, seed=0, round=t).tolist() for t in (1, 2, 3)] == [
+        [3, 6, 7],
+        [6, 7, 8],
+        [1, 4, 7],
+    ]
+    assert many.draw(100_000, seed=7, round=1).tolist() == [1891, 12471, 70774, 71192, 84267]
+
+
+@laws
+def test_constants_are_computed_in_float64(law: Sampling) -> None:
+    # A mean of 1,000 leaves float32 three digits for the differences.
+    rows = (1000 + GRADIENTS).to(torch.float32)
+    assert law.variance(rows) == pytest.approx(law.variance(rows.double()), rel=1e-12)
+    mu = MU.to(torch.float32)
+    assert law.strong_convexity(mu) == pytest.approx(law.strong_convexity(mu.double()), rel=1e-12)
+
+
 def same_law(one: Sampling, other: Sampling) -> bool:
     def table(law: Sampling) -> dict[tuple[int, ...], float]:
         return {tuple(members.tolist()): probability for probability, members in law.outcomes(N)}
@@ -173,6 +192,17 @@ def test_the_optimal_probabilities_are_optimal() -> None:
         assert other.variance(GRADIENTS) >= for_variance * (1 - 1e-12)
 
 
+def test_the_optimal_block_probabilities_are_optimal() -> None:
+    draw = torch.Generator().manual_seed(3)
+    for_mu = BlockSampling.for_strong_convexity(GROUPS, MU).strong_convexity(MU)
+    for_variance = BlockSampling.for_variance(GROUPS, GRADIENTS).variance(GRADIENTS)
+    for _ in range(50):
+        q = torch.rand(len(GROUPS), generator=draw).double() + 0.01
+        other = BlockSampling(blocks=GROUPS, probabilities=tuple((q / q.sum()).tolist()))
+        assert other.strong_convexity(MU) <= for_mu * (1 + 1e-12)
+        assert other.variance(GRADIENTS) >= for_variance * (1 - 1e-12)
+
+
 def test_a_client_with_gradient_zero_keeps_a_chance() -> None:
     rows = GRADIENTS.clone()
     rows[2] = 0
@@ -192,6 +222,8 @@ def test_a_client_with_gradient_zero_keeps_a_chance() -> None:
         (lambda: StratifiedSampling(strata=()), "there must be a group"),
         (lambda: NiceSampling(cohort_size=0), "at least 1"),
         (lambda: NonuniformSampling.for_strong_convexity(torch.zeros(3)), "not all zero"),
+        (lambda: BlockSampling.for_strong_convexity(GROUPS, MU[:5]), "for 7 clients, there are 5"),
+        (lambda: BlockSampling.for_variance(GROUPS, GRADIENTS[:5]), "for 7 clients, there are 5"),
     ],
 )
 def test_impossible_laws_are_refused(make: object, why: str) -> None:
@@ -207,6 +239,8 @@ def test_a_law_is_for_as_many_clients_as_it_says(name: str) -> None:
         lambda: law.draw(N + 1, seed=0, round=1),
         lambda: law.inclusion_probabilities(N + 1),
         lambda: list(law.outcomes(N + 1)),
+        lambda: law.strong_convexity(torch.ones(N + 1)),
+        lambda: law.variance(torch.ones(N + 1, D)),
     ):
         with pytest.raises(ValueError, match=f"is for {N} clients, there are {N + 1}"):
             use()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -49,7 +51,7 @@ def test_similar_clients_in_a_stratum_lower_the_variance() -> None:
 
 
 def test_contiguous_strata() -> None:
-    assert contiguous_strata(7, 3) == ((0, 1), (2, 3), (4, 5, 6))
+    assert contiguous_strata(8, 3) == ((0, 1, 2), (3, 4, 5), (6, 7))
 
 
 def test_signatures() -> None:
@@ -57,6 +59,26 @@ def test_signatures() -> None:
     torch.testing.assert_close(histograms, torch.tensor([[2 / 3, 0, 1 / 3], [0, 1, 0]]).double())
     rows = [torch.tensor([[1.0, 3.0], [3.0, 5.0]]), torch.tensor([[0.0, 1.0]])]
     assert feature_means(rows).tolist() == [[2.0, 4.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize("group", [kmeans_strata, balanced_strata])
+def test_signatures_that_cannot_be_compared_are_refused(group: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match=r"^the signature of client 1 is not finite$"):
+        group(torch.tensor([[0.0], [float("nan")], [1.0]]), 2)
+    with pytest.raises(ValueError, match=r"^signatures have shape \(4,\)"):
+        group(torch.ones(4), 2)
+
+
+def test_clients_without_a_signature_are_refused() -> None:
+    some, none = torch.tensor([0, 1]), torch.tensor([], dtype=torch.int64)
+    with pytest.raises(ValueError, match="client 1 has no examples"):
+        label_histograms([some, none], 2)
+    with pytest.raises(ValueError, match="client 1 has no examples"):
+        feature_means([torch.ones(2, 3), torch.ones(0, 3)])
+    with pytest.raises(ValueError, match="client 0 has labels from 0 to 1; with 1 classes"):
+        label_histograms([some], 1)
+    with pytest.raises(ValueError, match="client 0 has labels from -1 to 0"):
+        label_histograms([some - 1], 2)
 
 
 def test_too_few_different_signatures_are_refused() -> None:
