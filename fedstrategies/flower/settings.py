@@ -5,9 +5,19 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from fedstrategies.flower.metrics import MetricsAggregator, weighted_mean
-from fedstrategies.sampling import FullParticipation, NiceSampling, Sampling
+from fedstrategies.sampling import (
+    BlockSampling,
+    FullParticipation,
+    NiceSampling,
+    NonuniformSampling,
+    Sampling,
+    StratifiedSampling,
+)
 
 __all__ = ["StrategySettings"]
+
+
+_UNEVEN = (BlockSampling, NonuniformSampling, StratifiedSampling)
 
 
 class StrategySettings:
@@ -16,7 +26,8 @@ class StrategySettings:
     Parameters
     ----------
     sampling : Sampling or None
-        Law of the cohorts; None: from ``fraction_train``.
+        Law of the cohorts; None: from ``fraction_train``. Methods that weight clients alike take
+        full and nice sampling.
     num_clients : int or None
         n. None: the nodes connected when the first round begins, after waiting for
         ``min_available_nodes``; n then stays fixed.
@@ -46,13 +57,16 @@ class StrategySettings:
     Raises
     ------
     ValueError
-        For a fraction outside [0, 1], or both ``sampling`` and ``fraction_train``.
+        For a fraction outside [0, 1], both ``sampling`` and ``fraction_train``, or a sampling
+        that the method's constants are not made for.
     """
 
     tolerates_missing: ClassVar[bool] = True
     """Whether a round may go on without some of its clients."""
     attempts_are_rounds: ClassVar[bool] = False
     """Whether every attempt is a round of its own, whatever came back (even nothing)."""
+    any_sampling: ClassVar[bool] = False
+    """Whether clients are weighted by 1/(n p_i), so that any law of cohorts is right."""
 
     def __init__(
         self,
@@ -81,6 +95,11 @@ class StrategySettings:
             )
         if sampling is not None and fraction_train != 1.0:
             raise ValueError("give sampling or fraction_train, not both")
+        if isinstance(sampling, _UNEVEN) and not self.any_sampling:
+            raise ValueError(
+                f"{type(self).__name__} is for full and nice sampling, not for "
+                f"{type(sampling).__name__}; SPPM, LocalGD and FedProx take any law"
+            )
         if on_failure not in ("continue", "redo"):
             raise ValueError(f"on_failure = {on_failure!r} is neither 'continue' nor 'redo'")
         self.sampling = sampling

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import fsum
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class ImportanceStrategy(BaseStrategy):
     **base
         See `fedstrategies.flower.BaseStrategy`.
     """
+
+    any_sampling: ClassVar[bool] = True
 
     def __init__(self, *, smoothness: Smoothness | None = None, **base: Any) -> None:
         super().__init__(**base)

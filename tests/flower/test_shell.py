@@ -13,13 +13,16 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
-from fedstrategies.compressors import QSGD, TopK
+from fedstrategies.compressors import QSGD, Identity, TopK
 from fedstrategies.efbv import DIANA, EF21, EFBV, EFBVClient, GradientDescent
 from fedstrategies.engines import CohortGrid
 from fedstrategies.flower import AllClientsFailed, client_app
 from fedstrategies.flower.metrics import aggregate_metrics, weighted_mean
 from fedstrategies.flower.nodes import NodeDirectory
 from fedstrategies.objectives import Smoothness, TorchObjective
+from fedstrategies.sampling import BlockSampling, NonuniformSampling, StratifiedSampling
+from fedstrategies.scafflix import Scafflix
+from fedstrategies.sppm import SPPM
 from fedstrategies.wire import encode_vector
 from tests.flower.conftest import CLIENTS, Setting
 
@@ -345,3 +348,15 @@ def test_one_odd_metrics_record_does_not_silence_the_others() -> None:
     found = aggregate_metrics([*odd, *usual], weighted_mean, "n")
     assert found == MetricRecord({"loss": 2.0})
     assert aggregate_metrics(odd[1:], weighted_mean, "n") is None
+
+
+def test_laws_that_weight_clients_unevenly_are_for_methods_that_undo_it() -> None:
+    for law in (
+        BlockSampling(blocks=((0, 1), (2, 3))),
+        NonuniformSampling.uniform(4),
+        StratifiedSampling(strata=((0, 1), (2, 3))),
+    ):
+        for method in (EFBV, Scafflix):
+            with pytest.raises(ValueError, match="is for full and nice sampling, not for"):
+                method(compressor=Identity(), sampling=law)
+        assert SPPM(sampling=law).sampling is law
