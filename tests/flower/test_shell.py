@@ -358,5 +358,5 @@ def test_laws_that_weight_clients_unevenly_are_for_methods_that_undo_it() -> Non
     ):
         for method in (EFBV, Scafflix):
             with pytest.raises(ValueError, match="is for full and nice sampling, not for"):
-                method(compressor=Identity(), sampling=law)
+                method(compressor=Identity(), stepsize=0.1, sampling=law)
         assert SPPM(sampling=law).sampling is law
