@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-__all__ = ["PRICES", "Best", "Cells", "cells_of", "cheapest"]
+__all__ = ["PRICES", "SEEDS", "Best", "Cells", "cells_of", "cheapest"]
 
+SEEDS = (0, 1, 2)
 Row = Mapping[str, Any]
 Price = Callable[[float, float], float]
 """(communication rounds, cohorts) -> cost."""
@@ -62,8 +63,14 @@ class Cells:
     passages: tuple[Mapping[str, list[int]], ...]
 
     def cost(self, goal: str, how: Price) -> float | None:
-        """Median over seeds of the cost to ``measure:accuracy``; None if a seed never got there."""
+        """Median over seeds of the cost to ``measure:accuracy``.
+
+        None if a seed never got there, or has not been run.
+        """
+        seeds = 1 if self.settings["sampling"] == "full" else len(SEEDS)
         found = [one.get(goal) for one in self.passages]
+        if len(found) < seeds:
+            return None
         if any(place is None for place in found):
             return None
         return float(median(how(*place) for place in found if place is not None))

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fedstrategies.flower import Diverged
+from simulations.reproduce.sppm.costs import SEEDS
 from simulations.reproduce.sppm.passages import Job, passages
 from simulations.reproduce.sppm.problems import bench
 
-__all__ = ["GAMMAS", "SEEDS", "SOLVERS", "jobs", "read_rows", "run_jobs"]
+__all__ = ["GAMMAS", "SOLVERS", "jobs", "read_rows", "run_jobs"]
 
-SEEDS = (0, 1, 2)
 GAMMAS = ("0.01", "0.1", "1", "10", "100", "1000")
 SOLVERS = ("gd", "cg", "lbfgs", "local-gd:steps=5")
 _INNER = (*range(1, 11), 12, 14, 16, 18, 20)
