@@ -11,7 +11,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +27,6 @@ from fedstrategies.experiment.options import ConfigError
 if TYPE_CHECKING:
     from fedstrategies.experiment.config import ExperimentConfig
     from fedstrategies.experiment.progress import Observer
-    from fedstrategies.experiment.sweep_results import Cell
 
 __all__ = ["app", "main"]
 
@@ -108,7 +108,7 @@ def compare_command(
 def sweep_command(
     *,
     algorithm: Annotated[str, typer.Argument(metavar="ALGORITHM")],
-    given: Mapping[str, object],
+    given: ChainMap[str, object],
     over: Annotated[
         list[str],
         typer.Option(metavar="KEY=VALUES", help="values of an option: 1..20, 1..20:2 or 0.1,1,10"),
@@ -120,17 +120,24 @@ def sweep_command(
 ) -> None:
     """Run a grid of experiments."""
     from fedstrategies.cli.tables import print_sweep
-    from fedstrategies.experiment.sweep import run_sweep, sweep_of
+    from fedstrategies.experiment.progress import sweep_progress
+    from fedstrategies.experiment.sweep import run_sweep
+    from fedstrategies.experiment.sweep_grid import sweep_of
 
-    sweep = sweep_of(algorithm, over, given)
+    written, from_file = given.maps
+    sweep = sweep_of(algorithm, over, written, defaults=from_file)
     config = sweep.first
     _quieten_flower(config.quiet)
-    results = run_sweep(
-        sweep,
-        show=lambda cells: _sweep_progress(algorithm, cells, config),
-        overwrite=bool(given.get("overwrite")),
-        resume=resume,
-    )
+    try:
+        results = run_sweep(
+            sweep,
+            show=lambda cells: sweep_progress(algorithm, cells, quiet=config.quiet),
+            overwrite=bool(given.get("overwrite")),
+            resume=resume,
+        )
+    except KeyboardInterrupt:
+        _complain(f"to go on with the sweep in {sweep.out}, give --resume (and no --overwrite)")
+        raise
     if not config.quiet:
         print_sweep(results, sweep.out)
     if not results.ok:
@@ -228,14 +235,6 @@ def _progress(name: str, config: ExperimentConfig) -> AbstractContextManager[lis
     from fedstrategies.experiment.progress import progress
 
     return progress(name, config.rounds, quiet=config.quiet)
-
-
-def _sweep_progress(
-    name: str, cells: int, config: ExperimentConfig
-) -> AbstractContextManager[Callable[[Cell], None]]:
-    from fedstrategies.experiment.progress import sweep_progress
-
-    return sweep_progress(name, cells, quiet=config.quiet)
 
 
 def _quieten_flower(quiet: bool) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections import ChainMap
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,16 +21,16 @@ def with_experiment_options(command: Callable[..., None]) -> Callable[..., None]
     """Give ``command(*, given, ...)`` one option per field of the configuration.
 
     ``given`` receives the options that were written on the command line, as a mapping from
-    their keys, over those of the file in ``--config``; it replaces the parameter of that name
-    in the command's signature.
+    their keys, over those of the file in ``--config`` (its ``maps``, in this order); it replaces
+    the parameter of that name in the command's signature.
     """
     entries = all_options()
 
     @wraps(command)
     def wrapper(config_file: Path | None = None, **arguments: Any) -> None:
         written = {entry.key: arguments.pop(entry.name) for entry in entries}
-        given = {key: value for key, value in written.items() if value is not None}
-        command(given={**_from_file(config_file), **given}, **arguments)
+        given: dict[str, object] = {k: value for k, value in written.items() if value is not None}
+        command(given=ChainMap(given, _from_file(config_file)), **arguments)
 
     own = [
         parameter
@@ -54,7 +55,7 @@ _CONFIG_FILE = Annotated[
 ]
 
 
-def _from_file(path: Path | None) -> Mapping[str, object]:
+def _from_file(path: Path | None) -> dict[str, object]:
     if path is None:
         return {}
     from fedstrategies.experiment.views import read_mapping

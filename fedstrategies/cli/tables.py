@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedstrategies.experiment.comparison import Comparison
-    from fedstrategies.experiment.sweep_results import SweepResults
+    from fedstrategies.experiment.sweep_results import Cell, SweepResults
 
 __all__ = ["print_comparison", "print_info", "print_summary", "print_sweep"]
 
@@ -115,30 +115,41 @@ def print_comparison(comparison: Comparison) -> None:
 def print_sweep(results: SweepResults, out: Path) -> None:
     """The best cells, and where the others are."""
     table = Table(box=None, pad_edge=False)
-    columns = (*results.grid, "cost", "rounds", "uplink", "gap", "accuracy", "")
+    # What cells are compared by without a target must be there to see.
+    measured = {name for cell in results.cells for name in cell.last}
+    last = ["gap" if "gap" in measured else "loss", *({"accuracy"} & measured)]
+    columns = (*results.grid, "cost", "rounds", "uplink", *last, "")
     for name in columns:
         table.add_column(name, no_wrap=True, justify="right" if name else "left")
     best = results.best
     for cell in results.ranked()[:_MOST_CELLS]:
-        ended = "target reached" if cell.reached else cell.status
         table.add_row(
             *(cell.values[key] for key in results.grid),
             _number(cell.at.get("cost")),
             _number(cell.at.get("round")),
             format_bytes(cell.at["uplink_bytes"]) if "uplink_bytes" in cell.at else "-",
-            _short(cell.last.get("gap")),
-            _short(cell.last.get("accuracy")),
-            f"best: {ended}" if cell is best else ended,
+            *(_short(cell.last.get(name)) for name in last),
+            f"best: {cell.ended}" if cell is best else cell.ended,
         )
     console = Console(width=max(Console().width, _TABLE_WIDTH))
     console.print(table)
     shown = min(_MOST_CELLS, len(results.cells))
-    console.print(
-        f"{shown} of {len(results.cells)} cells, by {results.measure}; all in {out}/sweep.csv, "
-        f"picture {out}/sweep.png",
-        highlight=False,
-        soft_wrap=True,
-    )
+    picture = f", picture {out}/sweep.png" if (out / "sweep.png").exists() else ""
+    note = f"{shown} of {len(results.cells)} cells, by {results.measure}; all in {out}/sweep.csv"
+    for line in (note + picture, *_troubles(results)):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _troubles(results: SweepResults) -> list[str]:
+    """A line for each way in which cells ended badly, with one of them."""
+    bad: dict[str, list[Cell]] = {}
+    for cell in results.cells:
+        if cell.status != "done":
+            bad.setdefault(cell.status, []).append(cell)
+    return [
+        f"{len(cells)} {status}, e.g. {cells[0].text}: {cells[0].error}"
+        for status, cells in bad.items()
+    ]
 
 
 def print_info() -> None:

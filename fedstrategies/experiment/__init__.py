@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from fedstrategies.experiment.runner import run, run_on_grid
     from fedstrategies.experiment.scafflix_config import ScafflixConfig
     from fedstrategies.experiment.sppm_config import SPPMConfig
-    from fedstrategies.experiment.sweep import Sweep, run_sweep, sweep_of
+    from fedstrategies.experiment.sweep import run_sweep
+    from fedstrategies.experiment.sweep_grid import Sweep, sweep_of
     from fedstrategies.experiment.sweep_results import Cell, SweepResults
     from fedstrategies.experiment.views import read_toml, to_toml
 
@@ -59,7 +60,8 @@ _HOMES = {
     "efbv_config": ("EFBVConfig",),
     "scafflix_config": ("ScafflixConfig",),
     "sppm_config": ("SPPMConfig",),
-    "sweep": ("Sweep", "run_sweep", "sweep_of"),
+    "sweep": ("run_sweep",),
+    "sweep_grid": ("Sweep", "sweep_of"),
     "sweep_results": ("Cell", "SweepResults"),
     "families": ("ALGORITHMS", "config_from_mapping"),
     "options": ("ConfigError",),

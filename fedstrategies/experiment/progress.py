@@ -93,7 +93,8 @@ def sweep_progress(
 
 def _describe_cell(cell: Cell) -> str:
     cost = f"  cost {cell.at['cost']:g}" if "cost" in cell.at else ""
-    return f"{cell.text}: {'target reached' if cell.reached else cell.status}{cost}"
+    why = f" ({cell.error})" if cell.error is not None else ""
+    return f"{cell.text}: {cell.ended}{cost}{why}"
 
 
 def _bar(console: Console) -> Progress:

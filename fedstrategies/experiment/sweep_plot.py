@@ -1,7 +1,8 @@
-"""The picture of a sweep: what was compared against the first option, a line for the others."""
+"""The picture of a sweep: what was compared against one option, a line for the others."""
 
 from __future__ import annotations
 
+from math import floor, isfinite, isnan, log10, nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,22 +21,24 @@ _MOST_LINES = 12
 def draw_sweep(results: SweepResults, path: Path, *, title: str = "") -> None:
     """One panel; nothing is drawn if no cell can be compared.
 
-    The x-axis is the first option, logarithmic if it spans more than two powers of ten, by
-    position if it is not a number. Cells that missed the target are gaps in their line.
+    The x-axis is the first option whose values are numbers, logarithmic if they span more than two
+    powers of ten; if there is none, the first option, by position. Cells that missed the target are
+    gaps in their line.
     """
-    key, *others = results.grid
-    comparable = [cell for cell in results.cells if cell.score(results.target) is not None]
-    if not comparable:
+    numeric = [name for name, values in results.grid.items() if _are_numbers(values)]
+    key = [*numeric, *results.grid][0]
+    others = [other for other in results.grid if other != key]
+    best = results.best
+    if best is None:
         return
     positions = _positions(results.grid[key])
     lines: dict[str, list[tuple[float, float]]] = {}
-    for cell in comparable:
+    for cell in results.cells:
         name = ", ".join(f"{other} {cell.values[other]}" for other in others)
         lines.setdefault(name, []).append((positions[cell.values[key]], _height(cell, results)))
     figure, (axes,) = new_figure(1)
-    best = results.best
     for number, (name, points) in enumerate(_best_lines(lines)):
-        points.sort()
+        points.sort(key=lambda point: point[0])
         axes.plot(
             [x for x, _ in points],
             [y for _, y in points],
@@ -45,12 +48,17 @@ def draw_sweep(results: SweepResults, path: Path, *, title: str = "") -> None:
             linewidth=1.6,
             label=name or None,
         )
-    if best is not None:
-        at = positions[best.values[key]], _height(best, results)
-        axes.plot(*at, marker="o", markersize=12, fillstyle="none", color=INK, linestyle="")
-        axes.annotate(
-            f"best: {best.text}", at, xytext=(8, 12), textcoords="offset points", fontsize=8.5
-        )
+    at = positions[best.values[key]], _height(best, results)
+    axes.plot(*at, marker="o", markersize=12, fillstyle="none", color=INK, linestyle="")
+    left = 2 * sum(x < at[0] for x in positions.values()) < len(positions)
+    axes.annotate(
+        f"best: {best.text}",
+        at,
+        xytext=(8 if left else -8, 12),
+        textcoords="offset points",
+        ha="left" if left else "right",
+        fontsize=8.5,
+    )
     style_axes(axes, xlabel=key, ylabel=results.measure)
     _scale(axes, results, positions)
     if any(lines):
@@ -62,38 +70,54 @@ def _best_lines(
     lines: dict[str, list[tuple[float, float]]],
 ) -> list[tuple[str, list[tuple[float, float]]]]:
     """All lines in their order, or those that come lowest if they are too many to tell apart."""
-    lowest = sorted(lines, key=lambda name: min(y for _, y in lines[name]))[:_MOST_LINES]
+    depth = {
+        name: min(y for _, y in points if not isnan(y))
+        for name, points in lines.items()
+        if not all(isnan(y) for _, y in points)
+    }
+    lowest = sorted(depth, key=lambda name: depth[name])[:_MOST_LINES]
     return [(name, points) for name, points in lines.items() if name in lowest]
 
 
 def _height(cell: Cell, results: SweepResults) -> float:
+    """What is compared; nan, a gap in the line, where the cell cannot be."""
     score = cell.score(results.target)
-    assert score is not None
-    return score[0]
+    return nan if score is None else score[0]
 
 
 def _positions(values: tuple[str, ...]) -> dict[str, float]:
-    try:
+    if _are_numbers(values):
         return {value: float(value) for value in values}
-    except ValueError:
-        return {value: float(place) for place, value in enumerate(values)}
+    return {value: float(place) for place, value in enumerate(values)}
 
 
 def _scale(axes: Axes, results: SweepResults, positions: dict[str, float]) -> None:
+    from matplotlib.ticker import FuncFormatter
+
     numbers = sorted(positions.values())
     if numbers[0] > 0 and numbers[-1] > 100 * numbers[0]:
         axes.set_xscale("log")
-    named = [value for value in positions if not _is_number(value)]
-    if named:
+    if not _are_numbers(tuple(positions)):
         axes.set_xticks(list(positions.values()), list(positions))
-    heights = [_height(c, results) for c in results.cells if c.score(results.target) is not None]
+    heights = [y for y in (_height(cell, results) for cell in results.cells) if not isnan(y)]
     if min(heights) > 0 and max(heights) > 10 * min(heights):
         axes.set_yscale("log")
+        if results.target is not None:  # costs are numbers of rounds, not powers of ten
+            axes.yaxis.set_major_formatter(FuncFormatter(_plainly))
+            axes.yaxis.set_minor_formatter(FuncFormatter(_two_and_five))
 
 
-def _is_number(text: str) -> bool:
+def _plainly(value: float, position: int | None = None) -> str:
+    return f"{value:g}"
+
+
+def _two_and_five(value: float, position: int | None = None) -> str:
+    """Labels for 2 and 5 between the powers of ten; more would overlap."""
+    return f"{value:g}" if round(value / 10 ** floor(log10(value)), 6) in (2, 5) else ""
+
+
+def _are_numbers(values: tuple[str, ...]) -> bool:
     try:
-        float(text)
+        return all(isfinite(float(value)) for value in values)
     except ValueError:
         return False
-    return True

@@ -6,10 +6,11 @@ import csv
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedstrategies.experiment.options import Scalar
 from fedstrategies.experiment.results import Summary
 
 __all__ = ["Cell", "SweepResults"]
@@ -28,8 +29,8 @@ class Cell:
         Option -> value, as text.
     status : str
         As in `Summary`, or ``refused`` where the run could not begin.
-    reached : bool
-        Whether the target was reached.
+    reached : bool or None
+        Whether the target was reached; None if there is none.
     at : mapping
         Cost, rounds and bytes: when the target was reached, or at the end.
     last : mapping
@@ -40,7 +41,7 @@ class Cell:
 
     values: Mapping[str, str]
     status: str
-    reached: bool = False
+    reached: bool | None = None
     at: Mapping[str, float] = field(default_factory=dict)
     last: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
@@ -49,13 +50,14 @@ class Cell:
     def of(cls, values: Mapping[str, str], ended: Summary | str, target: str | None) -> Cell:
         """From a run's summary, or from the reason why there is none."""
         if isinstance(ended, str):
-            return cls(values=values, status="refused", error=ended)
+            reached = None if target is None else False
+            return cls(values=values, status="refused", reached=reached, error=ended)
         found = ended.reached.get(target) if target is not None else None
         record = ended.last if found is None else found
         return cls(
             values=values,
             status=ended.status,
-            reached=found is not None,
+            reached=None if target is None else found is not None,
             at={key: record[key] for key in _MEASURED if key in record},
             last={key: ended.last[key] for key in _LAST if key in ended.last},
             error=ended.error,
@@ -65,6 +67,13 @@ class Cell:
     def text(self) -> str:
         """``key=value, key=value``."""
         return ", ".join(f"{key}={value}" for key, value in self.values.items())
+
+    @property
+    def ended(self) -> str:
+        """How it ended, in words."""
+        if self.reached:
+            return "target reached"
+        return "target missed" if self.status == "done" and self.reached is False else self.status
 
     def score(self, target: str | None) -> tuple[float, float] | None:
         """What is compared, the smaller the better: (cost, bytes), or (gap or loss, cost)."""
@@ -86,6 +95,8 @@ class SweepResults:
         What was run.
     grid : mapping
         Option -> its values.
+    options : mapping
+        Option -> value, for all that is the same in every cell.
     target : str or None
         ``target-gap`` or ``target-accuracy``: cells are compared by the cost to reach it; None:
         by the last gap (or loss).
@@ -95,13 +106,16 @@ class SweepResults:
 
     algorithm: str
     grid: Mapping[str, tuple[str, ...]]
+    options: Mapping[str, Scalar]
     target: str | None
     cells: tuple[Cell, ...] = ()
 
     @property
     def measure(self) -> str:
         """What cells are compared by, in words."""
-        return f"cost to {self.target}" if self.target else "last gap (or loss)"
+        if self.target is None:
+            return "last gap (or loss)"
+        return f"cost to {self.target} {self.options[self.target]}"
 
     @property
     def ok(self) -> bool:
@@ -121,16 +135,13 @@ class SweepResults:
         first = next(iter(self.ranked()), None)
         return first if first is not None and first.score(self.target) is not None else None
 
-    def with_cell(self, cell: Cell) -> SweepResults:
-        """The results with one cell more."""
-        return replace(self, cells=(*self.cells, cell))
-
     def write(self, out: Path) -> None:
         """``sweep.json``, replaced as a whole."""
         best = self.best
         content = {
             "algorithm": self.algorithm,
             "grid": {key: list(values) for key, values in self.grid.items()},
+            "options": dict(self.options),
             "target": self.target,
             "best": None if best is None else dict(best.values),
             "cells": [_as_json(cell) for cell in self.cells],
@@ -142,12 +153,12 @@ class SweepResults:
 
     def write_table(self, out: Path) -> None:
         """``sweep.csv``: a row for each cell."""
-        columns = [*self.grid, "status", "reached", *_MEASURED, *_LAST]
+        columns = [*self.grid, "status", "reached", *_MEASURED, *_LAST, "error"]
         with (out / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             for cell in self.cells:
-                state = {"status": cell.status, "reached": cell.reached}
+                state = {"status": cell.status, "reached": cell.reached, "error": cell.error}
                 writer.writerow({**cell.values, **state, **cell.at, **cell.last})
 
     @classmethod
@@ -164,10 +175,11 @@ class SweepResults:
             return cls(
                 algorithm=content["algorithm"],
                 grid={key: tuple(values) for key, values in content["grid"].items()},
+                options=dict(content["options"]),
                 target=content["target"],
                 cells=tuple(Cell(**cell) for cell in content["cells"]),
             )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
+        except (OSError, KeyError, TypeError, AttributeError, ValueError):
             raise ValueError(f"{path}: not the results of a sweep") from None
 
 

@@ -48,3 +48,46 @@ def test_quiet_sweeps_say_nothing(fedstrategies, libsvm_file, tmp_path):
     over = ("--over", "local-steps=1..2")
     called = fedstrategies("sweep", "localgd", *given, *over, "--out", tmp_path / "out")
     assert called == (0, "", "")
+
+
+def test_a_configuration_file_of_a_run_is_swept(fedstrategies, libsvm_file, tmp_path):
+    """It holds every option, the swept one too."""
+    given = ("--dataset", libsvm_file, "--clients", 4, "--rounds", 5, "--quiet")
+    fedstrategies("run", "localgd", *given, "--out", tmp_path / "run")
+    file = ("--config", tmp_path / "run" / "config.toml", "--over", "local-steps=1..2")
+    assert fedstrategies("sweep", "localgd", *file, "--out", tmp_path / "out") == (0, "", "")
+    cells = json.loads((tmp_path / "out" / "sweep.json").read_text())["cells"]
+    assert [cell["values"]["local-steps"] for cell in cells] == ["1", "2"]
+    code, _, error = fedstrategies("sweep", "localgd", *file, "--local-steps", 3)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "also given as --local-steps" in error
+
+
+def test_the_table_shows_what_is_compared_and_why_cells_fail(fedstrategies, libsvm_file, tmp_path):
+    given = ("--dataset", libsvm_file, "--clients", 4, "--rounds", 5)
+    over = ("--over", "compressor=top-k:k=50;top-k:k=2")
+    code, table, progress = fedstrategies("sweep", "ef21", *given, *over, "--out", tmp_path / "a")
+    assert code == 0
+    header = table.splitlines()[0].split()
+    assert header == ["compressor", "cost", "rounds", "uplink", "loss", "accuracy"]
+    assert "1 refused, e.g. compressor=top-k:k=50: ef21: k = 50 exceeds the dimension" in table
+    assert "refused (ef21: k = 50 exceeds" in progress
+    missed = ("--target-gap", 1e-12, "--over", "compressor=top-k:k=1;top-k:k=2")
+    code, table, _ = fedstrategies("sweep", "ef21", *given, *missed, "--out", tmp_path / "b")
+    assert code == 0
+    assert table.count("target missed") == 2
+    assert "best" not in table
+    assert "sweep.png" not in table
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(fedstrategies, libsvm_file, tmp_path, monkeypatch):
+    from fedstrategies.experiment import sweep
+
+    def interrupted(config, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "run", interrupted)
+    given = ("--dataset", libsvm_file, "--clients", 4, "--over", "local-steps=1..2")
+    code, _, error = fedstrategies("sweep", "localgd", *given, "--out", tmp_path / "out")
+    assert code == 130
+    assert f"to go on with the sweep in {tmp_path / 'out'}, give --resume" in error

@@ -10,8 +10,9 @@ from fedstrategies.experiment import sweep as sweeps
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem import Problem
 from fedstrategies.experiment.results import Summary
-from fedstrategies.experiment.sweep import parse_over, run_sweep, sweep_of
-from fedstrategies.experiment.sweep_results import Cell, SweepResults
+from fedstrategies.experiment.sweep import run_sweep
+from fedstrategies.experiment.sweep_grid import sweep_of
+from fedstrategies.experiment.sweep_results import SweepResults
 
 
 @contextmanager
@@ -31,46 +32,6 @@ def given(libsvm_file, tmp_path):
 
 
 OVER = ["local-steps=1..3", "stepsize=0.5,2"]
-
-
-def test_values_are_ranges_or_lists():
-    grid = parse_over(["local-steps=1..9:4", "stepsize=0.1,theory", "alpha=0.1,0.2;0.3,0.4"])
-    assert grid == {
-        "local-steps": ("1", "5", "9"),
-        "stepsize": ("0.1", "theory"),
-        "alpha": ("0.1,0.2", "0.3,0.4"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("over", "why"),
-    [
-        ([], "say what to vary"),
-        (["stepsize"], "is not KEY=VALUES"),
-        (["stepsize="], "is not KEY=VALUES"),
-        (["colour=1,2"], "there is no option 'colour'"),
-        (["out=a,b"], "out is the same for all cells"),
-        (["backend=flower"], "backend is the same for all cells"),
-        (["stepsize=1", "stepsize=2"], "given twice"),
-        (["stepsize=1,1"], "repeats a value"),
-        (["stepsize=1,,2"], "empty value"),
-        (["local-steps=1..x"], "not a range"),
-        (["local-steps=3..1"], "has 0 values"),
-        (["local-steps=1..9:0"], "not a range"),
-    ],
-)
-def test_wrong_grids_are_refused(over, why):
-    with pytest.raises(ConfigError, match=why):
-        parse_over(over)
-
-
-def test_every_cell_is_checked_before_one_runs(given):
-    with pytest.raises(ConfigError, match="local-steps: 0 is below 1"):
-        sweep_of("localgd", ["local-steps=2,1,0"], given)
-    with pytest.raises(ConfigError, match="alpha: localgd has no such option"):
-        sweep_of("localgd", ["alpha=0.1,0.2"], given)
-    with pytest.raises(ConfigError, match="also given as --local-steps"):
-        sweep_of("localgd", OVER, {**given, "local-steps": 3})
 
 
 def test_the_best_cell_is_the_cheapest_that_reached_the_target(given, tmp_path):
@@ -131,9 +92,48 @@ def test_a_cell_that_was_cut_off_is_run_again(given, tmp_path):
     sweep = sweep_of("localgd", ["local-steps=1..2"], given)
     first = run_sweep(sweep, show=silent)
     folder = tmp_path / "out" / "cells" / "local-steps=2"
-    (folder / "summary.json").unlink()
-    assert run_sweep(sweep, show=silent, resume=True) == first
-    assert (folder / "summary.json").exists()
+    torn = '{"status": "do'
+    for left in (None, torn):
+        (folder / "summary.json").unlink()
+        if left is not None:
+            (folder / "summary.json").write_text(left)
+        assert run_sweep(sweep, show=silent, resume=True) == first
+        assert Summary.read(folder).status == "done"
+
+
+def interrupt_at(monkeypatch, number):
+    """Ctrl-C in the ``number``-th cell that is run from here on."""
+    really, ran = sweeps.run, []
+
+    def interrupted(config, **settings):
+        if len(ran) == number:
+            raise KeyboardInterrupt
+        ran.append(config.out)
+        return really(config, **settings)
+
+    monkeypatch.setattr(sweeps, "run", interrupted)
+
+
+def test_a_sweep_cut_off_in_its_first_cell_goes_on(given, monkeypatch):
+    sweep = sweep_of("localgd", ["local-steps=1..2"], given)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 0)
+        with pytest.raises(KeyboardInterrupt):
+            run_sweep(sweep, show=silent)
+    with pytest.raises(ConfigError, match="it holds a sweep; go on with --resume"):
+        run_sweep(sweep, show=silent)
+    assert len(run_sweep(sweep, show=silent, resume=True).cells) == 2
+
+
+def test_an_interrupted_resumption_loses_no_cell(given, tmp_path, monkeypatch):
+    sweep = sweep_of("localgd", ["local-steps=1..4"], given)
+    run_sweep(sweep, show=silent)
+    (tmp_path / "out" / "cells" / "local-steps=2" / "summary.json").unlink()
+    interrupt_at(monkeypatch, 0)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, show=silent, resume=True)
+    left = SweepResults.read(tmp_path / "out" / "sweep.json").cells
+    assert [cell.values["local-steps"] for cell in left] == ["1", "3", "4"]
 
 
 def test_only_the_same_sweep_is_resumed(given, tmp_path):
@@ -147,6 +147,10 @@ def test_only_the_same_sweep_is_resumed(given, tmp_path):
     ):
         with pytest.raises(ConfigError, match=why):
             run_sweep(other, show=silent, resume=True)
+    swapped = sweep_of("localgd", ["local-steps=1..2"], given)
+    (swapped.out / "sweep.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"sweep\.json: not the results of a sweep"):
+        run_sweep(swapped, show=silent, resume=True)
     with pytest.raises(ConfigError, match="not both"):
         run_sweep(sweep, show=silent, resume=True, overwrite=True)
 
@@ -157,7 +161,18 @@ def test_overwrite_begins_anew(given):
     assert run_sweep(sweep, show=silent, overwrite=True) == first
 
 
-def test_the_solution_is_found_once_for_all_cells(given, monkeypatch):
+def test_cells_from_before_an_overwrite_are_not_finished(given, tmp_path, monkeypatch):
+    sweep = sweep_of("localgd", ["local-steps=1..3"], given)
+    run_sweep(sweep, show=silent)
+    interrupt_at(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, show=silent, overwrite=True)
+    assert len(list((tmp_path / "out" / "cells").glob("*/summary.json"))) == 1
+
+
+@pytest.mark.parametrize(("over", "problems"), [(OVER, 1), (["stepsize=0.5,1", "seed=70..75"], 6)])
+def test_the_solution_is_found_once_for_each_problem(given, monkeypatch, over, problems):
+    """Also where there are more problems than are kept at a time."""
     solved = []
     original = Problem.__dict__["solution"].func
 
@@ -166,8 +181,10 @@ def test_the_solution_is_found_once_for_all_cells(given, monkeypatch):
         return original(self)
 
     monkeypatch.setattr(Problem.__dict__["solution"], "func", counting)
-    run_sweep(sweep_of("localgd", OVER, {**given, "seed": 77}), show=silent)
-    assert len(solved) == 1
+    sweep = sweep_of("localgd", over, {**given, "l2": 0.123})
+    results = run_sweep(sweep, show=silent)
+    assert len(solved) == problems
+    assert [cell.values for cell in results.cells] == [values for values, _ in sweep.configs]
 
 
 def test_cells_that_diverge_or_cannot_begin_are_results(given):
@@ -184,6 +201,22 @@ def test_cells_that_diverge_or_cannot_begin_are_results(given):
     assert "use gd, which takes proximal steps" in (refused.cells[1].error or "")
 
 
+@pytest.mark.parametrize("order", ["2;top-k:k=50", "50;top-k:k=2"])
+def test_the_first_cell_may_be_the_one_that_cannot_begin(given, order):
+    over = [f"compressor=top-k:k={order}"]
+    results = run_sweep(sweep_of("ef21", over, given), show=silent)
+    assert {cell.values["compressor"]: cell.status for cell in results.cells} == {
+        "top-k:k=2": "done",
+        "top-k:k=50": "refused",
+    }
+
+
+def test_a_sweep_without_a_cell_that_can_begin_writes_nothing(given, tmp_path):
+    with pytest.raises(ConfigError, match="k = 50 exceeds"):
+        run_sweep(sweep_of("ef21", ["compressor=top-k:k=50;top-k:k=60"], given), show=silent)
+    assert not (tmp_path / "out").exists()
+
+
 def test_input_that_is_wrong_for_all_cells_is_an_error(given):
     with pytest.raises(Exception, match=r"nowhere\.txt"):
         run_sweep(sweep_of("localgd", OVER, {**given, "dataset": "nowhere.txt"}), show=silent)
@@ -195,23 +228,3 @@ def test_without_a_target_the_lowest_loss_is_best(given, tmp_path):
     losses = [cell.last["loss"] for cell in results.cells]
     assert results.best is results.cells[losses.index(min(losses))]
     assert (tmp_path / "out" / "sweep.png").exists()
-
-
-def test_names_of_folders_are_safe(given):
-    sweep = sweep_of("sppm", ["solver=local-gd:steps=2,lbfgs"], given)
-    names = [str(config.out).rsplit("/", 1)[1] for _, config in sweep.configs]
-    assert names == ["solver=local-gd%3asteps=2", "solver=lbfgs"]
-
-
-def test_ties_in_cost_go_to_fewer_bytes():
-    def cell(name, uplink):
-        at = {"cost": 4.0, "uplink_bytes": uplink, "downlink_bytes": 1}
-        return Cell(values={"k": name}, status="done", reached=True, at=at)
-
-    results = SweepResults(
-        algorithm="a",
-        grid={"k": ("1", "2", "3")},
-        target="target-gap",
-        cells=(cell("1", 30), cell("2", 10), Cell(values={"k": "3"}, status="done")),
-    )
-    assert [one.values["k"] for one in results.ranked()] == ["2", "1", "3"]
