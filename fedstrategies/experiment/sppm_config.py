@@ -116,6 +116,11 @@ class SPPMConfig(ExperimentConfig):
                 self._set(name, value)
         super()._validate()
         self._validate_solver()
+        if self.inner_rounds is not None and self.rounds < self.inner_rounds and not self.tolerance:
+            raise ConfigError(
+                f"rounds: {self.rounds} do not complete a cohort of {self.inner_rounds} inner "
+                "rounds, and the model would not move; give more rounds or fewer inner rounds"
+            )
         if self.smoothness is not None:
             raise ConfigError(
                 f"smoothness: the steps of {self.algorithm} follow from each client's own L_i, "
@@ -172,3 +177,9 @@ class SPPMConfig(ExperimentConfig):
             parse_solver(self.solver)
         except ValueError as error:
             raise ConfigError(f"solver: {error}") from None
+        name = self.solver.partition(":")[0]
+        if self.batch_size is not None and name in ("cg", "lbfgs"):
+            raise ConfigError(
+                f"solver: {name} needs exact gradients; with --batch-size use adam:lr=.., gd or "
+                "local-gd"
+            )

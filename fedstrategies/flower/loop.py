@@ -39,6 +39,7 @@ def drive(
     strategy.set_up(initial_arrays, grid)
     strategy.take_model(initial_arrays)
     strategy.summary()
+    strategy.begin(num_rounds)
     result = Result()
     first = strategy.round
     session = grid.open_cohort(strategy) if isinstance(grid, BatchingGrid) else None

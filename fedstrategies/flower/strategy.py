@@ -89,6 +89,9 @@ class BaseStrategy(StrategySettings, Strategy):
     def forget(self) -> None:
         """All client memories were reset: make the server's own state follow (default: none)."""
 
+    def begin(self, num_rounds: int) -> None:
+        """Look at how many rounds `start` was asked for (default: nothing)."""
+
     def hopeless(self, faulty: int, asked: int) -> bool:
         """Whether to give up, as ``faulty`` of the clients asked failed by their own fault."""
         return faulty == asked

@@ -169,17 +169,25 @@ class CohortSolve:
         """One more try at the current exchange; None if there were enough."""
         return None if self.tries == MOST_TRIES else replace(self, tries=self.tries + 1)
 
-    def frozen(self) -> CohortSolve:
-        """Only those who answered go on, their weights scaled up to the weight of the cohort.
+    def responders(self) -> tuple[Tensor, Tensor]:
+        """Who answered, and their weights scaled up to the weight of the cohort."""
+        present = torch.tensor([i in self.answers for i in self.members.tolist()])
+        kept = self.weights[present]
+        return self.members[present], kept * (self.problem.weight / kept.sum())
+
+    def frozen(self, solver: InnerSolver, smoothness: float | None) -> CohortSolve:
+        """Only those who answered the first exchange go on; ``smoothness`` is L_C of them.
 
         The clients that answer are then over-represented: f_C is biased by who is reliable.
         """
-        present = torch.tensor([i in self.answers for i in self.members.tolist()])
-        kept = self.weights[present]
+        members, weights = self.responders()
+        problem = replace(self.problem, smoothness=smoothness)
         return replace(
             self,
-            members=self.members[present],
-            weights=kept * (self.problem.weight / kept.sum()),
+            members=members,
+            weights=weights,
+            problem=problem,
+            inner=solver.start(problem, self.x),
         )
 
     def advanced(self, solver: InnerSolver) -> CohortSolve:

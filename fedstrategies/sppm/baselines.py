@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedstrategies.flower import Assignment, Delivery, Update
@@ -33,7 +34,7 @@ class LocalGD(ImportanceStrategy):
     local_steps : int
         H.
     smoothness : Smoothness or None
-        Needed for the default step size 1/L_max.
+        Needed for the default step size, 1/L_max (less for uneven laws, see `prepare`).
     stepsize : float, str or None
         eta: a number, ``"theory"`` (None) or ``"theory*2"``.
     **base
@@ -65,11 +66,19 @@ class LocalGD(ImportanceStrategy):
         return 0.0
 
     def prepare(self, x: Tensor) -> None:
-        """Fix eta = 1/(L_max + pull), unless it is given."""
+        """Fix eta = 1/((L_max + pull) max(W, 1)), unless it is given.
+
+        W is the largest weight ``sum_{i in C} 1/(n p_i)`` of a cohort, by which its mean move is
+        multiplied: 1 except for uneven laws.
+        """
         super().prepare(x)
         self.gamma = self._factor
         if self._relative:
-            self.gamma /= max(self.local_constants(type(self).__name__)) + self.pull
+            largest = -self.sampling_of(self.clients).strong_convexity(
+                -torch.ones(self.clients, dtype=torch.float64)
+            )
+            steepest = max(self.local_constants(type(self).__name__)) + self.pull
+            self.gamma /= steepest * max(largest, 1.0)
 
     def plan(self, round: int) -> list[Assignment]:
         """H local steps of each client in the cohort."""

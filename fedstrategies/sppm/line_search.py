@@ -31,6 +31,8 @@ class LineSearch:
         The trial step t.
     low, high : tuple of float or None
         Steps and slopes ``p^T grad phi(z + t p)`` before and behind the minimum on the line.
+    blind : bool
+        The first trial was a guess of no known scale: the secant may shorten it by any factor.
     """
 
     base: Tensor
@@ -39,6 +41,7 @@ class LineSearch:
     step: float = 1.0
     low: tuple[float, float] | None = None
     high: tuple[float, float] | None = None
+    blind: bool = False
 
     @property
     def point(self) -> Tensor:
@@ -70,6 +73,8 @@ class LineSearch:
             high = (self.step, slope)
         else:
             low = (self.step, slope)
+        if self.blind and self.low is None and high is not None:
+            return replace(self, step=_secant(low, high), low=low, high=high)
         return replace(
             self, step=_next_step(low, high, self.low or (0.0, start)), low=low, high=high
         )
@@ -80,13 +85,16 @@ def _next_step(
 ) -> float:
     (left, left_slope) = low
     if high is not None:
-        (right, right_slope) = high
-        secant = left + (right - left) * left_slope / (left_slope - right_slope)
-        margin = _MARGIN * (right - left)
-        return min(max(secant, left + margin), right - margin)
+        margin = _MARGIN * (high[0] - left)
+        return min(max(_secant(low, high), left + margin), high[0] - margin)
     # Still descending: extrapolate from the last two points of the descent.
     rise = left_slope - before[1]
     longest = _LONGEST * left
     if rise <= 0:
         return longest
     return min(max(left - left_slope * (left - before[0]) / rise, 2 * left), longest)
+
+
+def _secant(low: tuple[float, float], high: tuple[float, float]) -> float:
+    """Where the slope is zero if it is linear between the two."""
+    return low[0] + (high[0] - low[0]) * low[1] / (low[1] - high[1])

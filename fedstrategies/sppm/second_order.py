@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -76,11 +77,13 @@ class LBFGS:
         if residual == 0.0:
             return _LBFGSState(point=z, solution=z, residual=0.0)
         direction = -_inverse_hessian_times(gradient, pairs, first_step(problem))
-        search = LineSearch(base=z, gradient=gradient, direction=direction)
+        blind = problem.smoothness is None and not pairs
+        search = LineSearch(base=z, gradient=gradient, direction=direction, blind=blind)
         return _LBFGSState(
             point=search.point,
-            solution=search.point,
+            solution=_guess(problem, state.residual, z, search.point),
             residual=residual,
+            iterate=z,
             search=search,
             pairs=pairs,
         )
@@ -154,15 +157,17 @@ class ConjugateGradient:
         assert isinstance(state, _CGState)
         gradient = problem.gradient(state.point, answer)
         if state.gradient is None:
-            return self._new_system(state.point, gradient, state.reach)
+            return self._new_system(problem, inf, state.point, gradient, state.reach)
         if state.search is None:
             return self._iterate(state, gradient)
         again = state.search.advance(gradient)
         if again is None:
-            return self._new_system(state.point, gradient, state.reach)
+            return self._new_system(problem, state.residual, state.point, gradient, state.reach)
         return replace(state, point=again.point, solution=again.point, search=again)
 
-    def _new_system(self, base: Tensor, gradient: Tensor, reach: float) -> InnerState:
+    def _new_system(
+        self, problem: ProxProblem, before: float, base: Tensor, gradient: Tensor, reach: float
+    ) -> InnerState:
         residual = float(torch.linalg.vector_norm(gradient))
         if residual == 0.0:
             return _CGState(point=base, solution=base, residual=0.0, base=base)
@@ -170,8 +175,9 @@ class ConjugateGradient:
         guess = base - reach * gradient
         return _CGState(
             point=guess,
-            solution=guess,
+            solution=_guess(problem, before, base, guess),
             residual=residual,
+            iterate=base,
             base=base,
             gradient=gradient,
             step=torch.zeros_like(gradient),
@@ -224,6 +230,14 @@ class ConjugateGradient:
         return replace(
             state, point=point, solution=point, step=direction, reach=reach, search=search
         )
+
+
+def _guess(problem: ProxProblem, before: float, tested: Tensor, trial: Tensor) -> Tensor:
+    """What a solve returns that ends with a trial ahead: the trial, or the point that was tested.
+
+    The very first trial without L_C is a shot in the dark.
+    """
+    return tested if problem.smoothness is None and before == inf else trial
 
 
 def first_step(problem: ProxProblem) -> float:

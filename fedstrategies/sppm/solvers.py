@@ -34,13 +34,22 @@ class InnerState:
     solution : Tensor
         The best that is known so far: what the solve returns if it ends now, shape (d,).
     residual : float
-        Norm of grad phi (of the prox-gradient mapping, with R) at the last iterate; inf before
-        the first exchange.
+        Norm of grad phi (of the prox-gradient mapping, with R) at the last iterate that was
+        accepted; inf before the first exchange.
+    iterate : Tensor or None
+        What to return if that residual is small enough, shape (d,); None: ``solution``. A second
+        order method's solution is its next trial, which nobody has looked at.
     """
 
     point: Tensor
     solution: Tensor
     residual: float = inf
+    iterate: Tensor | None = None
+
+    @property
+    def accepted(self) -> Tensor:
+        """The point for which ``residual`` vouches."""
+        return self.solution if self.iterate is None else self.iterate
 
 
 class InnerSolver(Protocol):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fedstrategies.flower import Assignment, Delivery, Diverged, Update
 from fedstrategies.objectives import NoProx, Prox, Smoothness
-from fedstrategies.sppm.algorithm import CohortSolve, GradientRule, LocalProxRule
+from fedstrategies.sppm.algorithm import MOST_TRIES, CohortSolve, GradientRule, LocalProxRule
 from fedstrategies.sppm.importance import ImportanceStrategy, dense_rows
-from fedstrategies.sppm.second_order import LBFGS
+from fedstrategies.sppm.second_order import LBFGS, ConjugateGradient
 from fedstrategies.sppm.solvers import InnerSolver, LocalGDSolver
 from fedstrategies.sppm.subproblem import prox_problem
 from fedstrategies.sppm.theory import Theory, sppm
@@ -105,7 +105,12 @@ class SPPM(ImportanceStrategy):
         self.dropouts = dropouts
         self._solve: CohortSolve | None = None
         self._cohorts_done = 0
-        self._incidents = {"asked_again": 0, "biased_redraws": 0, "frozen_cohorts": 0}
+        self._incidents = {
+            "asked_again": 0,
+            "biased_redraws": 0,
+            "frozen_cohorts": 0,
+            "restarts": 0,
+        }
 
     @property
     def outer_round(self) -> int:
@@ -114,7 +119,7 @@ class SPPM(ImportanceStrategy):
 
     @property
     def incidents(self) -> Mapping[str, int]:
-        """Rounds that asked silent clients again, biased redraws, and frozen cohorts so far."""
+        """How often silent clients were asked again, cohorts redrawn, frozen and begun anew."""
         return self._incidents
 
     @property
@@ -136,8 +141,26 @@ class SPPM(ImportanceStrategy):
         super().prepare(x)
         first = self._begin(x, draw=0)
         self.solver.check(first.problem)
+        blind = first.problem.smoothness is None and isinstance(
+            self.solver, LBFGS | ConjugateGradient
+        )
+        if blind and self.inner_rounds == 1:
+            raise ValueError(
+                f"solver {self.solver.spec}: one inner round teaches it no curvature; give "
+                "smoothness=Smoothness(...) with L_i, or inner_rounds >= 2"
+            )
         if isinstance(self.solver, LocalGDSolver):
             self._local_rule(self.solver, first)
+
+    def begin(self, num_rounds: int) -> None:
+        """Warn if not even one cohort will be done."""
+        left = self.inner_rounds - (0 if self._solve is None else self._solve.exchanges)
+        if num_rounds < left and self.tolerance == 0:
+            logger.warning(
+                "%d rounds do not complete a cohort, which takes %d more: the model will not move",
+                num_rounds,
+                left,
+            )
 
     def plan(self, round: int) -> list[Assignment]:
         """Those of the cohort who have not answered yet, at the solver's point."""
@@ -181,12 +204,20 @@ class SPPM(ImportanceStrategy):
     def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> Update:
         """Keep what came; go on once everybody has answered."""
         solve = self._current(x)
+        if self._solve is not None and solve.x is not self._solve.x:
+            logger.warning(
+                "cohort %d begins anew: the model was changed from outside (a wrapper that does so "
+                "every round leaves cohorts of more than one inner round no time)",
+                solve.draw,
+            )
+            self._incidents["restarts"] += 1
         for delivery in deliveries:
             solve = solve.received(delivery.partition_ids, dense_rows(delivery))
         if not len(solve.silent):
             return self._go_on(x, solve)
         if self.dropouts == "freeze" and solve.exchanges == 0 and solve.answers:
-            frozen = solve.frozen()
+            smoothness = self.cohort_smoothness(*solve.responders())
+            frozen = solve.frozen(self.solver, smoothness)
             logger.warning(
                 "cohort %d: %d of %d clients answered and go on alone (biased)",
                 solve.draw,
@@ -214,13 +245,15 @@ class SPPM(ImportanceStrategy):
         if not bool(torch.isfinite(inner.point).all()):
             raise Diverged(
                 self.round + 1,
-                f"the inner solver {self.solver.spec} left the finite numbers; its step size is "
-                "too large",
+                f"the inner solver {self.solver.spec} left the finite numbers; a smaller step "
+                "size (or gd with L_i) keeps it there",
             )
-        if solve.exchanges < self.inner_rounds and inner.residual > self.tolerance:
+        done = inner.residual <= self.tolerance
+        if solve.exchanges < self.inner_rounds and not done:
             return self._moved(x, solve, incident=incident)
-        following = self._begin(inner.solution, draw=solve.draw + 1)
-        return self._moved(inner.solution, following, incident=incident, finished=1)
+        solution = inner.accepted if done else inner.solution
+        following = self._begin(solution, draw=solve.draw + 1)
+        return self._moved(solution, following, incident=incident, finished=1)
 
     def _moved(
         self, x: Tensor, solve: CohortSolve, *, incident: str | None = None, finished: int = 0
@@ -237,7 +270,9 @@ class SPPM(ImportanceStrategy):
         """The solve in progress; the same cohort begins anew if the model was changed outside."""
         if self._solve is None:
             return self._begin(x, draw=0)
-        return self._solve if self._solve.x is x else self._begin(x, draw=self._solve.draw)
+        if self._solve.x is x or torch.equal(self._solve.x, x):
+            return self._solve
+        return self._begin(x, draw=self._solve.draw)
 
     def _begin(self, x: Tensor, *, draw: int) -> CohortSolve:
         members = self.cohort(draw + 1)
@@ -260,8 +295,9 @@ class SPPM(ImportanceStrategy):
         )
 
     def hopeless(self, faulty: int, asked: int) -> bool:
-        """Give up if the whole cohort fails by its own fault, not if those asked again do."""
-        return faulty == len(self._current(self.x).members)
+        """Give up if the whole cohort fails by its own fault and was asked often enough."""
+        solve = self._current(self.x)
+        return faulty == len(solve.members) and solve.tries == MOST_TRIES
 
     def summary(self) -> None:
         """Log what was chosen and from what."""

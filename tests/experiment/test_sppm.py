@@ -120,7 +120,8 @@ def test_every_solver_runs(config, solver, tmp_path):
     assert summary.status == "done"
     assert summary.last["outer_round"] == 3
     assert summary.theory["mu_as"] == pytest.approx(0.1)
-    assert summary.incidents == {"asked_again": 0, "biased_redraws": 0, "frozen_cohorts": 0}
+    assert set(summary.incidents.values()) == {0}
+    assert "biased_redraws" in summary.incidents
 
 
 @pytest.mark.parametrize("prox", ["l1:0.01", "l2sq:0.1", "box:0.2"])
@@ -178,6 +179,9 @@ def test_one_local_step_is_gradient_descent(config, tmp_path):
         ({"algorithm": "localgd", "prox": "l1:0.1"}, "prox: localgd has no regulariser"),
         ({"solver": "newton"}, "solver: 'newton'"),
         ({"solver": "gd:stepsize=x"}, "solver: 'gd:stepsize=x'"),
+        ({"solver": "cg", "batch-size": 4}, "solver: cg needs exact gradients"),
+        ({"batch-size": 4}, "solver: lbfgs needs exact gradients"),
+        ({"inner-rounds": 13}, "rounds: 12 do not complete a cohort of 13 inner rounds"),
         ({"sampling": "stratified"}, "sampling stratified: --cohort-size is needed"),
         ({"sampling": "stratified", "cohort-size": 9}, "cohort-size: 9 of 8 clients"),
         ({"sampling": "stratified", "strata": "0,1/2,3"}, "does not hold each of the 8 clients"),

@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedstrategies.engines import CohortGrid
 from fedstrategies.flower import AllClientsFailed, BaseStrategy, Diverged
-from fedstrategies.objectives import L1, LogisticRegression, SquaredL2
+from fedstrategies.objectives import L1, LogisticRegression, Smoothness, SquaredL2
 from fedstrategies.sampling import (
     BlockSampling,
     FullParticipation,
@@ -34,6 +34,7 @@ from fedstrategies.sppm import (
     ProxGD,
 )
 from tests.flower.faults import Faults, FaultyGrid
+from tests.quadratics import Quadratic
 from tests.sppm.problem import (
     CLIENTS,
     LAWS,
@@ -305,17 +306,23 @@ def test_a_silent_client_is_asked_three_times_then_a_fresh_cohort_is_drawn(
 ) -> None:
     setting = quadratic_setting()
     law = BlockSampling(blocks=((0, 1, 2, 3), (4, 5, 6, 7)))
-    draws = [law.draw(CLIENTS, seed=0, round=r).tolist() for r in range(1, 20)]
+    draws = [law.draw(CLIENTS, seed=2, round=r).tolist() for r in range(1, 20)]
+    assert draws[0] != draws[1]
     first = draws[0]
     grid = Silent(setting.app, num_clients=CLIENTS, silent=(first[1],))
     strategy = SPPM(
-        sampling=law, inner_rounds=2, smoothness=setting.smoothness, fraction_evaluate=0.0
+        sampling=law, inner_rounds=2, smoothness=setting.smoothness, fraction_evaluate=0.0, seed=2
     )
     with caplog.at_level(logging.WARNING, logger="flwr"):
         strategy.start(grid, setting.start, num_rounds=4)
     assert grid.asked == [first, [first[1]], [first[1]], [first[1]]]
     assert torch.equal(strategy.x, torch.zeros(4).double())
-    assert strategy.incidents == {"asked_again": 3, "biased_redraws": 1, "frozen_cohorts": 0}
+    assert strategy.incidents == {
+        "asked_again": 3,
+        "biased_redraws": 1,
+        "frozen_cohorts": 0,
+        "restarts": 0,
+    }
     assert strategy.outer_round == 1
     assert f"partitions {first[1]} do not answer; a fresh cohort is drawn" in caplog.text
     strategy.start(grid, strategy.arrays, num_rounds=1)
@@ -354,7 +361,12 @@ def test_freezing_goes_on_with_those_who_answered_first() -> None:
         0.7 * quadratics.linear[present].mean(0),
     )
     torch.testing.assert_close(strategy.x, expected, rtol=0, atol=1e-10)
-    assert strategy.incidents == {"asked_again": 0, "biased_redraws": 0, "frozen_cohorts": 1}
+    assert strategy.incidents == {
+        "asked_again": 0,
+        "biased_redraws": 0,
+        "frozen_cohorts": 1,
+        "restarts": 0,
+    }
 
 
 def test_a_wiped_client_answers_at_once() -> None:
@@ -375,7 +387,10 @@ def test_if_every_client_raises_the_run_ends_with_the_reason() -> None:
     setting.app = type(setting.app)(broken)
     grid = CohortGrid(setting.app, num_clients=CLIENTS, fast="never")
     with pytest.raises(AllClientsFailed, match=r"rows\.csv"):
-        SPPM(smoothness=setting.smoothness).start(grid, setting.start, num_rounds=2)
+        SPPM(smoothness=setting.smoothness).start(grid, setting.start, num_rounds=20)
+    once = SPPM(smoothness=setting.smoothness, fraction_evaluate=0.0)
+    once.start(grid, setting.start, num_rounds=3)  # asked three times, not given up yet
+    assert once.incidents["asked_again"] == 3
 
 
 def test_a_model_changed_from_outside_starts_the_same_cohort_anew() -> None:
@@ -393,7 +408,7 @@ def test_a_model_changed_from_outside_starts_the_same_cohort_anew() -> None:
 def test_an_inner_step_that_is_too_large_is_a_divergence() -> None:
     setting = quadratic_setting()
     strategy = SPPM(solver=ProxGD(stepsize=1e200), inner_rounds=10)
-    with pytest.raises(Diverged, match="its step size is too large"):
+    with pytest.raises(Diverged, match="left the finite numbers"):
         run(setting, strategy, 10)
 
 
@@ -423,3 +438,98 @@ def test_what_the_solver_cannot_do_is_said_before_the_first_round() -> None:
     ):
         with pytest.raises(ValueError, match=why):
             run(setting, strategy, 1)
+
+
+def test_a_frozen_cohort_takes_steps_of_its_own_smoothness() -> None:
+    """The reliable clients' L_C, scaled up, can be far above the whole cohort's."""
+    objectives = [
+        Quadratic(torch.eye(1).double() * steep, torch.ones(1).double())
+        for steep in (1, 1, 1, 1, 1, 1, 1, 100.0)
+    ]
+    known = Smoothness(L=14, L_tilde=36, L_max=100, L_i=(1.0,) * 7 + (100.0,), mu_i=(1.0,) * 8)
+    setting = Setting(list(objectives), known)
+    grid = Silent(setting.app, num_clients=CLIENTS, silent=tuple(range(6)))
+    strategy = SPPM(
+        solver=ProxGD(),
+        dropouts="freeze",
+        inner_rounds=60,
+        prox_stepsize=10.0,
+        smoothness=known,
+        fraction_evaluate=0.0,
+    )
+    strategy.start(grid, setting.start, num_rounds=60)
+    assert strategy.outer_round > 0
+    assert 0.9 < float(strategy.x[0]) < 1.0 + 1e-12
+
+
+def test_what_is_returned_meets_the_tolerance() -> None:
+    """Not the next trial, at which nobody has looked."""
+    setting, quadratics = quadratic_setting(), Quadratics()
+    for solver in (ProxGD(stepsize=0.2), ConjugateGradient(), LBFGS()):
+        strategy = SPPM(
+            solver=solver, inner_rounds=500, tolerance=1e-3, prox_stepsize=1000.0, sampling=None
+        )
+        grid = CohortGrid(setting.app, num_clients=CLIENTS)
+        while strategy.outer_round < 1:
+            arrays = setting.start if strategy.round == 0 else strategy.arrays
+            strategy.start(grid, arrays, num_rounds=1)
+        z = strategy.x
+        gradient = (quadratics.hessians @ z - quadratics.linear).mean(0) + z / 1000.0
+        assert float(gradient.norm()) <= 1e-3, solver.spec
+
+
+def test_one_blind_inner_round_is_refused() -> None:
+    setting = quadratic_setting()
+    with pytest.raises(ValueError, match="one inner round teaches it no curvature"):
+        run(setting, SPPM(inner_rounds=1), 1)
+    two = SPPM(inner_rounds=2, prox_stepsize=1e6)
+    run(setting, two, 20)
+    assert float(two.x.norm()) < 100
+
+
+def test_arrays_that_were_copied_are_the_same_model() -> None:
+    setting = quadratic_setting()
+    plain = SPPM(inner_rounds=4, smoothness=setting.smoothness, fraction_evaluate=0.0)
+    run(setting, plain, 12)
+    copied = SPPM(inner_rounds=4, smoothness=setting.smoothness, fraction_evaluate=0.0)
+    grid = CohortGrid(setting.app, num_clients=CLIENTS, fast="never")
+    arrays = setting.start
+    for _ in range(12):
+        copied.start(grid, arrays, num_rounds=1)
+        arrays = ArrayRecord({"x": Array(copied.arrays["x"].numpy().copy())})
+    assert copied.outer_round == 3
+    assert torch.equal(copied.x, plain.x)
+
+
+def test_a_wrapper_that_moves_the_model_is_told_what_it_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    setting = quadratic_setting()
+    strategy = SPPM(inner_rounds=4, smoothness=setting.smoothness, fraction_evaluate=0.0)
+    grid = CohortGrid(setting.app, num_clients=CLIENTS, fast="never")
+    with caplog.at_level(logging.WARNING, logger="flwr"):
+        for number in range(3):
+            arrays = ArrayRecord({"x": Array(np.full(4, float(number)))})
+            strategy.start(grid, arrays, num_rounds=1)
+    assert strategy.incidents["restarts"] == 2
+    assert "begins anew: the model was changed from outside" in caplog.text
+    assert "rounds do not complete a cohort" in caplog.text
+
+
+def test_the_default_local_step_is_safe_for_uneven_laws() -> None:
+    """Its mean move is multiplied by up to W = 1/(n min p_i)."""
+    draw = torch.Generator().manual_seed(0)
+    objectives = [
+        Quadratic(torch.eye(2).double() * 10, torch.randn(2, generator=draw).double())
+        for _ in range(8)
+    ]
+    known = Smoothness(L=10, L_tilde=10, L_max=10, L_i=(10.0,) * 8, mu_i=(10.0,) * 8)
+    law = NonuniformSampling.for_strong_convexity(torch.tensor([9.0] + 7 * [0.5]))
+    for method in (LocalGD, FedProx):
+        setting = Setting(list(objectives), known)
+        strategy = method(sampling=law, smoothness=known)
+        run(setting, strategy, 200)
+        assert float(strategy.x.norm()) < 20
+    even = LocalGD(sampling=LAWS["stratified"], smoothness=known)
+    run(Setting(list(objectives), known), even, 1)
+    assert even.gamma == pytest.approx(0.1)
