@@ -47,6 +47,8 @@ class Purpose(IntEnum):
     LOCAL_STEPS = 6
     CLIENT = 7
     LOCAL_OPTIMUM = 8
+    LAYERS = 9
+    LOCAL_PRUNING = 10
 
 
 def client_keys(seed: int, round: int, partition_ids: Tensor, purpose: Purpose) -> Tensor:

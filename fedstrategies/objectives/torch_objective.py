@@ -80,17 +80,17 @@ class TorchObjective(Objective):
                 raise ValueError(f"{name} must be at least 1, got {size}")
         if not 0.0 <= l2 < float("inf"):
             raise ValueError(f"l2 must be a finite number >= 0, got {l2}")
-        self._module, self._loss, self._l2 = module, loss, l2
+        self.module, self.loss, self.l2 = module, loss, l2
         self._layout = Layout.of_module(module, trainable=trainable)
-        self._examples = Examples(data)
-        self._batch_size, self._chunk_size = batch_size, chunk_size
+        self.examples = Examples(data)
+        self._batch_size, self.chunk_size = batch_size, chunk_size
         parameters = dict(module.named_parameters())
         if device is None:
             device = parameters[self._layout.names[0]].device
-        self._device = torch.device(device)
+        self.device = torch.device(device)
         kept = [(name, p) for name, p in parameters.items() if name not in self._layout.names]
-        self._frozen = {name: p.detach().to(self._device) for name, p in kept}
-        self._buffers = {name: b.detach().to(self._device) for name, b in module.named_buffers()}
+        self._frozen = {name: p.detach().to(self.device) for name, p in kept}
+        self._buffers = {name: b.detach().to(self.device) for name, b in module.named_buffers()}
 
     @property
     def layout(self) -> Layout:
@@ -100,7 +100,7 @@ class TorchObjective(Objective):
     @property
     def num_examples(self) -> int:
         """m, the number of examples."""
-        return len(self._examples)
+        return len(self.examples)
 
     @property
     def stochastic(self) -> bool:
@@ -109,7 +109,7 @@ class TorchObjective(Objective):
 
     def initial_arrays(self) -> dict[str, Tensor]:
         """The module's trainable parameters as they are; copies."""
-        parameters = dict(self._module.named_parameters())
+        parameters = dict(self.module.named_parameters())
         return {name: parameters[name].detach().clone() for name in self._layout.names}
 
     def value_and_gradient(self, x: Tensor, *, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -118,34 +118,34 @@ class TorchObjective(Objective):
 
     def at_rows(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """f_i(x) and its gradient on some examples; see `Objective.at_rows`."""
-        return self._over(x, iter([(1.0, *self._examples.take(rows, self._device))]), None)
+        return self._over(x, iter([(1.0, *self.examples.take(rows, self.device))]), None)
 
     def _over(
         self, x: Tensor, batches: Iterator[tuple[float, Tensor, Tensor]], key: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        point = x.detach().to(self._device).requires_grad_()
-        value = torch.zeros((), dtype=x.dtype, device=self._device)
+        point = x.detach().to(self.device).requires_grad_()
+        value = torch.zeros((), dtype=x.dtype, device=self.device)
         gradient = torch.zeros_like(point)
-        with torch.enable_grad(), self._random_draws(key):
+        with torch.enable_grad(), self.random_draws(key):
             for share, features, targets in batches:
-                part = share * self._loss(self._forward(point, features), targets)
+                part = share * self.loss(self._forward(point, features), targets)
                 (slope,) = torch.autograd.grad(part, point, allow_unused=True)
                 value += part.detach()
                 if slope is not None:
                     gradient += slope
         point = point.detach()
         value += self._regulariser(point)
-        if self._l2:
-            gradient += self._l2 * point
+        if self.l2:
+            gradient += self.l2 * point
         return value.to(x.device), gradient.to(x.device)
 
     def value(self, x: Tensor) -> Tensor:
         """f_i(x) over all examples: shape ()."""
-        point = x.detach().to(self._device)
-        value = torch.zeros((), dtype=x.dtype, device=self._device)
-        with torch.no_grad(), self._random_draws(None):
+        point = x.detach().to(self.device)
+        value = torch.zeros((), dtype=x.dtype, device=self.device)
+        with torch.no_grad(), self.random_draws(None):
             for share, features, targets in self._batches(None):
-                value += share * self._loss(self._forward(point, features), targets)
+                value += share * self.loss(self._forward(point, features), targets)
         value += self._regulariser(point)
         return value.to(x.device)
 
@@ -156,9 +156,9 @@ class TorchObjective(Objective):
         scores. Targets of one score an example are compared with its sign: positive against
         targets above 0 (so both 0/1 and -1/+1 will do).
         """
-        point = x.detach().to(self._device)
+        point = x.detach().to(self.device)
         correct, total = 0, 0
-        with torch.no_grad(), self._random_draws(None):
+        with torch.no_grad(), self.random_draws(None):
             for _, features, targets in self._batches(None):
                 hits = _hits(self._forward(point, features), targets)
                 if hits is None:
@@ -169,7 +169,7 @@ class TorchObjective(Objective):
 
     def _regulariser(self, point: Tensor) -> Tensor | float:
         # ||x||^2 may overflow where f_i does not, and 0 * inf is not a number.
-        return 0.5 * self._l2 * (point * point).sum() if self._l2 else 0.0
+        return 0.5 * self.l2 * (point * point).sum() if self.l2 else 0.0
 
     def _forward(self, point: Tensor, features: Tensor) -> Tensor:
         state = {
@@ -177,7 +177,7 @@ class TorchObjective(Objective):
             **self._frozen,
             **{name: buffer.clone() for name, buffer in self._buffers.items()},
         }
-        output = functional_call(self._module, state, (features,))
+        output = functional_call(self.module, state, (features,))
         if not isinstance(output, Tensor):
             raise ValueError(f"the module returned {type(output).__name__}, expected one tensor")
         return output
@@ -187,27 +187,33 @@ class TorchObjective(Objective):
         count = self.num_examples
         if key is not None and self._batch_size is not None and self._batch_size < count:
             rows = sample_without_replacement(key, count, self._batch_size)[0]
-            yield 1.0, *self._examples.take(rows, self._device)
+            yield 1.0, *self.examples.take(rows, self.device)
             return
-        chunk = self._chunk_size or count
+        chunk = self.chunk_size or count
         for start in range(0, count, chunk):
             rows = torch.arange(start, min(start + chunk, count))
-            yield len(rows) / count, *self._examples.take(rows, self._device)
+            yield len(rows) / count, *self.examples.take(rows, self.device)
 
     @contextmanager
-    def _random_draws(self, key: Tensor | None) -> Iterator[None]:
-        """Layers that draw (dropout) use torch's global generators: seed and restore them."""
-        if not self._module.training:
+    def random_draws(self, key: Tensor | None) -> Iterator[None]:
+        """Layers that draw (dropout) use torch's global generators: seed and restore them.
+
+        Parameters
+        ----------
+        key : Tensor or None
+            int64, shape (1,); None: a fixed seed.
+        """
+        if not self.module.training:
             yield
             return
         seed = 0 if key is None else int(derived_keys(key, _DROPOUT)[0])
         # torch.manual_seed would seed every GPU, also those that are not restored.
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 yield
             return
-        with torch.random.fork_rng(devices=[self._device]), torch.cuda.device(self._device):
+        with torch.random.fork_rng(devices=[self.device]), torch.cuda.device(self.device):
             torch.default_generator.manual_seed(seed)
             torch.cuda.manual_seed(seed)
             yield

@@ -1,0 +1,72 @@
+"""Prunings as the command line writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from fedstrategies.pruning.global_pruning import GlobalPruning, OrderedPruning, PruningLaw
+from fedstrategies.pruning.local_pruning import (
+    FixedPruning,
+    LocalPruning,
+    OrderedDropout,
+    UniformPruning,
+)
+
+__all__ = ["GLOBAL_PRUNINGS", "LOCAL_PRUNINGS", "parse_global_pruning", "parse_local_pruning"]
+
+GLOBAL_PRUNINGS: Mapping[str, Callable[..., PruningLaw]] = {
+    "magnitude": GlobalPruning,
+    "ordered": OrderedPruning,
+}
+"""Names that `parse_global_pruning` knows."""
+
+LOCAL_PRUNINGS: Mapping[str, str] = {
+    "fixed": "fixed",
+    "uniform": "uniform:q=0.5",
+    "ordered": "ordered:q=0.5",
+}
+"""Names that `parse_local_pruning` knows, each with one valid spec."""
+
+_WITH_RATIO: Mapping[str, Callable[..., LocalPruning]] = {
+    "uniform": UniformPruning,
+    "ordered": OrderedDropout,
+}
+
+
+def parse_global_pruning(text: str, *, keep: float | tuple[float, ...] = 1.0) -> PruningLaw:
+    """``magnitude`` or ``ordered``, at the share ``keep``.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known, or a share is outside [0, 1].
+    """
+    law = GLOBAL_PRUNINGS.get(text.strip())
+    if law is None:
+        raise ValueError(f"{text!r}: the global prunings are {', '.join(GLOBAL_PRUNINGS)}")
+    return law(keep=keep)
+
+
+def parse_local_pruning(text: str) -> LocalPruning:
+    """``fixed``, ``uniform:q=..`` or ``ordered:q=..``.
+
+    Raises
+    ------
+    ValueError
+        If the text is none of these, or q is outside (0, 1].
+    """
+    name, _, rest = (part.strip() for part in text.partition(":"))
+    if name not in LOCAL_PRUNINGS:
+        raise ValueError(f"{text!r}: the local prunings are {', '.join(LOCAL_PRUNINGS.values())}")
+    if name not in _WITH_RATIO:
+        if rest:
+            raise ValueError(f"{text!r}: {name} has no settings")
+        return FixedPruning()
+    key, _, value = (part.strip() for part in rest.partition("="))
+    if key != "q":
+        raise ValueError(f"{text!r}: {name} needs q and nothing else, e.g. {LOCAL_PRUNINGS[name]}")
+    try:
+        q = float(value)
+    except ValueError:
+        raise ValueError(f"{text!r}: q = {value!r} is not a number") from None
+    return _WITH_RATIO[name](q=q)
