@@ -3,6 +3,7 @@
 from fedstrategies.flower.app import ClientFn, FedApp, client_app
 from fedstrategies.flower.client import BaseClient
 from fedstrategies.flower.contract import (
+    AssembledRule,
     Assignment,
     Callback,
     ClientRule,
@@ -18,6 +19,7 @@ from fedstrategies.flower.strategy import BaseStrategy
 
 __all__ = [
     "AllClientsFailed",
+    "AssembledRule",
     "Assignment",
     "BaseClient",
     "BaseStrategy",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from fedstrategies.compressors import Floats, Payload
 from fedstrategies.flower.contract import Assignment
 from fedstrategies.flower.control import Request
 from fedstrategies.flower.errors import AllClientsFailed
@@ -57,6 +58,13 @@ class Attempt(ABC):
     def sent(self, assignment: Assignment) -> Tensor:
         """What travels to the clients of an assignment: shape (d,) or (r, d)."""
         return self.strategy.x if assignment.point is None else assignment.point
+
+    def frames(self, assignment: Assignment) -> tuple[Payload, ...]:
+        """How that travels: one payload (C = 1) a frame."""
+        if assignment.parts:
+            return assignment.parts
+        vector = self.sent(assignment).reshape(1, -1)
+        return (Payload(dimension=vector.shape[1], values=Floats(vector)),)
 
     @abstractmethod
     def record_receipts(self) -> None:

@@ -65,9 +65,11 @@ class BatchedRound(Attempt):
 
     def _count(self, assignment: Assignment, payload: Payload) -> None:
         count = len(assignment.partition_ids)
+        frames = self.frames(assignment) if assignment.parts else ()
         sent = self.sent(assignment)
         frame = _frame_size(sent.numel(), sent.dtype)
-        request = frame + Request.size(assignment.constants_of(0), assignment.spec)
+        model = sum(int(encoded_sizes(part)) for part in frames) or frame
+        request = model + Request.size(assignment.constants_of(0), assignment.spec)
         self.strategy.bytes.downlink += count * request + len(assignment.settlements) * frame
         self.strategy.bytes.uplink += int(encoded_sizes(payload).sum()) + count * Response.SIZE
 

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.client import NumPyClient
 from torch import Tensor
 
-from fedstrategies.flower.contract import ClientRule, GuidedRule
+from fedstrategies.flower.contract import AssembledRule, ClientRule, GuidedRule
 from fedstrategies.flower.control import (
     MemoryCommand,
     Request,
@@ -132,8 +132,8 @@ class BaseClient(NumPyClient):
         Parameters
         ----------
         parameters : list of uint8 arrays
-            The model's frame, then the recovery frames if the request orders a recovery, then
-            the settlement's frame if the request announces one.
+            The model's frame (frames, if the rule assembles it), then the recovery frames if the
+            request orders a recovery, then the settlement's frame if it announces one.
         config : dict
             The control fields under ``"fedstrategies"``.
 
@@ -156,8 +156,8 @@ class BaseClient(NumPyClient):
             return self._refuse(request, Status.LOST)
 
         rule = self.rule(request.constants, request.spec)
-        x = self._received(bytes(parameters[0]), rule)
-        memory, changed = self._settle(decision, receipts, request, x, parameters[1:], rule)
+        x, extra = self._received(parameters, rule)
+        memory, changed = self._settle(decision, receipts, request, x, extra, rule)
         payload, losses = rule.step(memory, x, self.objective.as_batch, torch.tensor([request.key]))
         blob = encode(payload)
         receipts = receipts.after_upload(request, blob, float(losses[0]))
@@ -198,12 +198,22 @@ class BaseClient(NumPyClient):
 
     # ---------------------------------------------------------------- internals
 
-    def _received(self, blob: bytes, rule: ClientRule) -> Tensor:
-        """What was sent: the model (d,), or all vectors of a `GuidedRule` (r, d)."""
+    def _received(self, arrays: Arrays, rule: ClientRule) -> tuple[Tensor, Arrays]:
+        """The model (d,), or all vectors of a `GuidedRule` (r, d), and what came behind it."""
         dimension = self.objective.dimension
+        if isinstance(rule, AssembledRule):
+            count = len(rule.lengths)
+            parts = [
+                decode(bytes(blob), dimension=length, name=f"frame {place} of the model")
+                for place, (blob, length) in enumerate(
+                    zip(arrays[:count], rule.lengths, strict=True)
+                )
+            ]
+            return rule.assemble(parts), arrays[count:]
+        blob, extra = bytes(arrays[0]), arrays[1:]
         if not isinstance(rule, GuidedRule):
-            return decode_vector(blob, dimension=dimension)
-        return decode_vector(blob, dimension=rule.vectors * dimension).view(-1, dimension)
+            return decode_vector(blob, dimension=dimension), extra
+        return decode_vector(blob, dimension=rule.vectors * dimension).view(-1, dimension), extra
 
     def _evaluate(
         self, blob: npt.NDArray[np.uint8], config: Mapping[str, object]

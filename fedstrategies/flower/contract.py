@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
 
 __all__ = [
+    "AssembledRule",
     "Assignment",
     "BatchingGrid",
     "Callback",
@@ -81,6 +82,23 @@ class GuidedRule(ClientRule, Protocol):
     vectors: int
 
 
+@runtime_checkable
+class AssembledRule(ClientRule, Protocol):
+    """A rule whose model arrives in several frames, not as one dense vector."""
+
+    lengths: tuple[int, ...]
+    """Dimension of each frame, in order."""
+
+    def assemble(self, parts: Sequence[Payload]) -> Tensor:
+        """What ``step`` takes as x, shape (d,), from one payload (C = 1) a frame.
+
+        Raises
+        ------
+        ValueError
+            If a frame is not of the kind expected in its place.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
     """A group of clients with the same rule in a round.
@@ -102,6 +120,9 @@ class Assignment:
     point : Tensor or None
         What travels in place of the model, shape (d,), or (r, d) if the rule is a `GuidedRule`
         of r vectors; None: the model.
+    parts : tuple of Payload
+        How that travels if the rule is an `AssembledRule`: one frame each (C = 1), whose
+        ``assemble`` gives ``point``. Empty: as one dense vector.
     """
 
     partition_ids: Tensor
@@ -111,6 +132,7 @@ class Assignment:
     individual: tuple[tuple[float, ...], ...] = ()
     settlements: Mapping[int, Tensor] = field(default_factory=dict)
     point: Tensor | None = None
+    parts: tuple[Payload, ...] = ()
 
     def constants_of(self, position: int) -> tuple[float, ...]:
         """All constants of the client at a position of ``partition_ids``."""

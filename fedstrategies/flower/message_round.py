@@ -15,7 +15,7 @@ from fedstrategies.flower.contract import Assignment, Delivery
 from fedstrategies.flower.control import MemoryCommand, Request, Response, Status, Tag
 from fedstrategies.flower.ledger import Rejected
 from fedstrategies.flower.records import CONTROL, blob_of, raw_array, records_of, single_config
-from fedstrategies.wire import decode, encode_vector
+from fedstrategies.wire import decode, encode, encode_vector
 
 if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
@@ -48,9 +48,9 @@ class MessageRound(Attempt):
         messages = []
         for assignment in self.plan:
             keys = self.keys(assignment).tolist()
-            blob = encode_vector(self.sent(assignment).reshape(-1))
-            model = raw_array(blob)
-            shared = ArrayRecord({"0": model})
+            blobs = [encode(frame) for frame in self.frames(assignment)]
+            model = [raw_array(blob) for blob in blobs]
+            shared = ArrayRecord({str(i): array for i, array in enumerate(model)})
             for position, partition in enumerate(assignment.partition_ids.tolist()):
                 node = nodes.get(partition)
                 if node is None:
@@ -65,12 +65,12 @@ class MessageRound(Attempt):
                 if request.settlement:
                     extra.append(encode_vector(assignment.settlements[partition]))
                 arrays = (
-                    ArrayRecord({str(i): a for i, a in enumerate([model, *map(raw_array, extra)])})
+                    ArrayRecord({str(i): a for i, a in enumerate([*model, *map(raw_array, extra)])})
                     if extra
                     else shared
                 )
                 counters.recovery += sum(map(len, recovery))
-                counters.downlink += len(blob) + len(control)
+                counters.downlink += sum(map(len, blobs)) + len(control)
                 counters.downlink += sum(map(len, extra[len(recovery) :]))
                 self._partition_at[node] = partition
                 content = RecordDict(
@@ -105,10 +105,10 @@ class MessageRound(Attempt):
         contents: dict[int, RecordDict] = {}
         causes: dict[int, str] = {}
         x = self.strategy.x
-        kinds = {
-            partition: kind
+        templates = {
+            partition: template
             for assignment in self.plan
-            for kind in [assignment.rule.template(len(x), x.dtype).kind]
+            for template in [assignment.rule.template(len(x), x.dtype)]
             for partition in assignment.partition_ids.tolist()
         }
         for reply in replies:
@@ -123,7 +123,7 @@ class MessageRound(Attempt):
                 self.faulty[partition] = reason
                 continue
             try:
-                tag, payload = self._read(reply.content, partition, kinds[partition])
+                tag, payload = self._read(reply.content, partition, templates[partition])
             except Rejected as error:
                 causes.setdefault(partition, str(error))
             except ValueError as error:  # WireError, ProtocolError and malformed records
@@ -147,9 +147,7 @@ class MessageRound(Attempt):
             if (delivery := _deliver(assignment, payloads)) is not None
         ]
 
-    def _read(
-        self, content: RecordDict, partition: int, expected: tuple[object, ...]
-    ) -> tuple[Tag, Payload]:
+    def _read(self, content: RecordDict, partition: int, expected: Payload) -> tuple[Tag, Payload]:
         control = single_config(content)[CONTROL]
         blobs = [
             blob_of(array).tobytes()
@@ -167,10 +165,10 @@ class MessageRound(Attempt):
             if response.status is Status.LOST:
                 self._recover(partition, response)
             raise
-        dimension = len(self.strategy.x)
-        payload = decode(blob, dimension=dimension, name=f"upload of partition {partition}")
-        if payload.kind != expected:
-            raise ValueError(f"upload is of kind {payload.kind}, expected {expected}")
+        name = f"upload of partition {partition}"
+        payload = decode(blob, dimension=expected.dimension, name=name)
+        if payload.kind != expected.kind:
+            raise ValueError(f"upload is of kind {payload.kind}, expected {expected.kind}")
         return tag, payload
 
     def _recover(self, partition: int, response: Response) -> None:
