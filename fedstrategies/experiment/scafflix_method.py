@@ -29,7 +29,7 @@ from fedstrategies.objectives import (
 )
 from fedstrategies.random import Purpose, client_keys
 from fedstrategies.scafflix import FLIX, FedAvg, IScaffnew, Scafflix, ScafflixClient, Scaffnew
-from fedstrategies.scafflix.metrics import spread_over_clients
+from fedstrategies.flower.personal_metrics import spread_over_clients
 from fedstrategies.scafflix.personal_strategy import PersonalStrategy
 from fedstrategies.server_optimizer import parse_server_optimizer
 

@@ -9,6 +9,7 @@ from flwr.app import ConfigRecord, Context
 from torch import Tensor
 
 from fedstrategies.flower import BaseClient, ClientRule
+from fedstrategies.flower.personal_metrics import PERSONAL
 from fedstrategies.objectives import (
     LocalOptimum,
     LocalSolver,
@@ -19,7 +20,6 @@ from fedstrategies.objectives import (
 from fedstrategies.random import Purpose, client_keys
 from fedstrategies.saved_model import save_model
 from fedstrategies.scafflix.algorithm import FedAvgRule, FLIXRule, ScafflixRule
-from fedstrategies.scafflix.metrics import PERSONAL
 from fedstrategies.wire import decode_vector, encode_vector
 
 __all__ = ["ScafflixClient"]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fedstrategies.flower import BaseStrategy, Update
+from fedstrategies.flower.personal_metrics import personal_metrics
 from fedstrategies.objectives import Smoothness
-from fedstrategies.scafflix.metrics import personal_metrics
 from fedstrategies.server_optimizer import ServerOptimizer
 from fedstrategies.stepsize import parse_stepsize
 

@@ -15,11 +15,11 @@ from fedstrategies.compressors import Floats, Identity, TopK
 from fedstrategies.efbv import EFBV
 from fedstrategies.engines import CohortGrid
 from fedstrategies.flower import BaseStrategy
+from fedstrategies.flower.personal_metrics import spread_over_clients
 from fedstrategies.flower.records import load_memory, load_receipts
 from fedstrategies.objectives import LocalSGD, PersonalObjective, Smoothness
 from fedstrategies.sampling import NiceSampling
 from fedstrategies.scafflix import FLIX, FedAvg, IScaffnew, Scafflix, ScafflixClient, Scaffnew
-from fedstrategies.scafflix.metrics import spread_over_clients
 from fedstrategies.server_optimizer import Adam
 from fedstrategies.wire import decode
 from tests.flower.faults import Faults, FaultyGrid

@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 from flwr.app import MetricRecord, RecordDict
 
-from fedstrategies.flower import weighted_mean
+from fedstrategies.flower.metrics import weighted_mean
 
 __all__ = ["PERSONAL", "personal_metrics", "spread_over_clients"]
 
@@ -36,7 +36,7 @@ def spread_over_clients(accuracies: Sequence[float]) -> dict[str, float]:
 def personal_metrics(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:
     """Upstream's weighted mean of every metric, and the personal accuracy by `spread_over_clients`.
 
-    It is the ``evaluate_metrics_aggr_fn`` of this room's strategies where the user gives none.
+    It is the ``evaluate_metrics_aggr_fn`` of personalised methods where the user gives none.
     """
     mean = weighted_mean(records, weighted_by_key)
     replies: list[Mapping[str, object]] = [

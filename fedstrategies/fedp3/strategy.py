@@ -1,0 +1,242 @@
+"""The server half of FedP3."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedstrategies.compressors import Floats
+from fedstrategies.fedp3.aggregation import Aggregation, Simple, aggregate
+from fedstrategies.fedp3.algorithm import FedP3Rule, LocalTraining, Trained
+from fedstrategies.fedp3.frames import Downlink
+from fedstrategies.fedp3.head import PersonalHead
+from fedstrategies.fedp3.layer_choice import AllLayers, LayerChoice, uncovered
+from fedstrategies.fedp3.settings import settings_of
+from fedstrategies.flower import Assignment, BaseStrategy, Delivery, Update
+from fedstrategies.flower.personal_metrics import personal_metrics
+from fedstrategies.objectives import Smoothness
+from fedstrategies.pruning import (
+    FixedPruning,
+    GlobalPruning,
+    LayerGroups,
+    LocalPruning,
+    OrderedPruning,
+    PruningLaw,
+)
+from fedstrategies.stepsize import parse_stepsize
+
+__all__ = ["FedP3"]
+
+logger = logging.getLogger("flwr")
+
+
+class FedP3(BaseStrategy):
+    """FedP3: each client holds, trains and sends its own part of a network.
+
+    Parameters
+    ----------
+    groups : LayerGroups
+        Of the model; `layer_groups(module)`.
+    layers : LayerChoice or None
+        L_i, the groups that a client gets whole, trains and sends. None: all.
+    pruning : PruningLaw or None
+        P_i, what the client gets of the other groups. None: all of them.
+    local_pruning : LocalPruning or None
+        Q_i, on which part of its model each local step is taken. None: all.
+    aggregation : Aggregation or None
+        The mean of a layer over those who sent it. None: plain.
+    local_steps : int or sequence of int
+        K_i, for all clients or one per partition.
+    stepsize : float, str or None
+        gamma: a number, ``"theory"`` (None) or ``"theory*2"``; the theory says 1/L_max.
+    smoothness : Smoothness or None
+        Needed for ``"theory"``.
+    max_norm : float
+        Norm to which each local gradient is scaled down; infinity: it is not.
+    trained : str
+        ``all``: the local steps move all that the client received; ``assigned``: L_i only.
+    personal_head : PersonalHead or None
+        Fine-tuning of each client's classifier after the last round.
+    **base
+        See `fedstrategies.flower.BaseStrategy`.
+
+    Raises
+    ------
+    ValueError
+        For settings that are impossible.
+
+    References
+    ----------
+    Yi, Gazagnadou, Richtarik, Lyu, "FedP3: Federated Personalized and Privacy-friendly Network
+    Pruning under Model Heterogeneity" (ICLR 2024).
+    """
+
+    def __init__(
+        self,
+        *,
+        groups: LayerGroups,
+        layers: LayerChoice | None = None,
+        pruning: PruningLaw | None = None,
+        local_pruning: LocalPruning | None = None,
+        aggregation: Aggregation | None = None,
+        local_steps: int | Sequence[int] = 1,
+        stepsize: float | str | None = None,
+        smoothness: Smoothness | None = None,
+        max_norm: float = inf,
+        trained: Trained = "all",
+        personal_head: PersonalHead | None = None,
+        **base: Any,
+    ) -> None:
+        if trained not in ("all", "assigned"):
+            raise ValueError(f"trained = {trained!r} is not 'all' or 'assigned'")
+        try:
+            self._factor, self._relative = parse_stepsize(stepsize)
+        except ValueError as error:
+            raise ValueError(f"stepsize: {error}") from None
+        if base.get("evaluate_metrics_aggr_fn") is None:
+            base["evaluate_metrics_aggr_fn"] = personal_metrics
+        super().__init__(**base)
+        self.groups = groups
+        self.layers: LayerChoice = AllLayers() if layers is None else layers
+        self.pruning: PruningLaw = GlobalPruning() if pruning is None else pruning
+        self.local_pruning: LocalPruning = (
+            FixedPruning() if local_pruning is None else local_pruning
+        )
+        self.aggregation: Aggregation = Simple() if aggregation is None else aggregation
+        self.smoothness = smoothness
+        self.max_norm = max_norm
+        self.trained: Trained = trained
+        self.personal_head = personal_head
+        self._local_steps = local_steps
+        self._last_round: int | None = None
+        self._fixed: Tensor | None = None
+        self._links: dict[tuple[tuple[bool, ...], float], Downlink] = {}
+
+    # ---------------------------------------------------------------- the rounds
+
+    def prepare(self, x: Tensor) -> None:
+        """Check the settings against the model and n, and fix gamma and the L_i."""
+        if self.groups.layout != self.layout:
+            raise ValueError(
+                f"the layer groups are of a model with entries {list(self.groups.layout.names)}, "
+                f"the initial arrays have {list(self.layout.names)}"
+            )
+        steps = self._local_steps
+        per_client = (steps,) * self.clients if isinstance(steps, int) else tuple(steps)
+        if len(per_client) != self.clients:
+            raise ValueError(f"local_steps: {len(per_client)} numbers for {self.clients} clients")
+        if min(per_client) < 1:
+            raise ValueError(f"local_steps = {min(per_client)}: at least one is needed")
+        self.local_steps = per_client
+        self.gamma = self._factor
+        if self._relative:
+            if self.smoothness is None:
+                raise ValueError(
+                    "the theory's step size needs smoothness=Smoothness(...); give it, or a number "
+                    "as stepsize"
+                )
+            self.gamma /= self.smoothness.L_max
+        for client in range(self.clients):
+            self.pruning.share(client)
+        self._training = LocalTraining(
+            stepsize=self.gamma, max_norm=self.max_norm, pruning=self.local_pruning
+        )
+        first = self.assigned(1)
+        if self.layers.fixed and (idle := uncovered(first, self.groups)):
+            logger.warning("no client trains %s: they stay as they are", ", ".join(idle))
+
+    def begin(self, num_rounds: int) -> None:
+        """Know the last round, after which personal heads are tuned."""
+        self._last_round = self.round + num_rounds
+
+    def assigned(self, round: int) -> Tensor:
+        """L_i of all clients in a round: bool, shape (n, G)."""
+        if self._fixed is not None:
+            return self._fixed
+        drawn = self.layers.draw(self.groups, clients=self.clients, seed=self.seed, round=round)
+        if self.layers.fixed:
+            self._fixed = drawn
+        return drawn
+
+    def plan(self, round: int) -> list[Assignment]:
+        """One assignment for all clients of the cohort that are sent the same."""
+        assigned = self.assigned(round)
+        alike: dict[tuple[tuple[bool, ...], float], list[int]] = {}
+        for client in self.cohort(round).tolist():
+            own = tuple(assigned[client].tolist())
+            share = 1.0 if all(own) else self.pruning.share(client)
+            alike.setdefault((own, share), []).append(client)
+        shares = dict.fromkeys(share for _, share in alike)
+        masks = {p: self.pruning.mask(self.x, self.groups, p) for p in shares if p < 1.0}
+        return [
+            self._assignment(self._link(own, share), masks.get(share), clients)
+            for (own, share), clients in alike.items()
+        ]
+
+    def _link(self, own: tuple[bool, ...], share: float) -> Downlink:
+        if not self.layers.fixed:
+            self._links.clear()  # L_i drawn anew are seldom those of another round
+        ordered = isinstance(self.pruning, OrderedPruning)
+        made = Downlink(groups=self.groups, assigned=own, keep=share, ordered=ordered)
+        return self._links.setdefault((own, share), made)
+
+    def _assignment(self, link: Downlink, mask: Tensor | None, clients: list[int]) -> Assignment:
+        point, parts = link.split(self.x, mask)
+        rule = FedP3Rule(
+            downlink=link,
+            training=self._training,
+            local_steps=self.local_steps,
+            trained=self.trained,
+        )
+        constants, spec = settings_of(rule)
+        return Assignment(
+            partition_ids=torch.tensor(clients),
+            rule=rule,
+            constants=constants,
+            individual=tuple((float(self.local_steps[client]),) for client in clients),
+            spec=spec,
+            point=point,
+            parts=parts,
+        )
+
+    def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> Update:
+        """Every layer becomes the mean of those that were sent."""
+        count = sum(len(delivery.partition_ids) for delivery in deliveries)
+        # Left as it is where nothing was sent: nobody reads it, and its pages cost nothing.
+        rows = x.new_empty((count, len(x)))
+        sent = torch.zeros((count, len(self.groups)), dtype=torch.bool)
+        start = 0
+        for delivery in deliveries:
+            rule, values = delivery.assignment.rule, delivery.payload.values
+            assert isinstance(rule, FedP3Rule)
+            assert isinstance(values, Floats)
+            stop = start + len(delivery.partition_ids)
+            sent[start:stop] = torch.tensor(rule.downlink.assigned)
+            first = 0
+            for part in rule.downlink.own_slices:
+                last = first + part.stop - part.start
+                rows[start:stop, part] = values.data[:, first:last]
+                first = last
+            start = stop
+        ids = torch.cat([delivery.partition_ids for delivery in deliveries])
+        return Update(
+            x=aggregate(rows, sent, x, self.groups, partition_ids=ids, aggregation=self.aggregation)
+        )
+
+    def evaluation_constants(self, partition: int) -> tuple[float, ...]:
+        """Steps and step size of the personal head, after the last round."""
+        head = self.personal_head
+        if head is None or self.round != self._last_round:
+            return ()
+        return float(head.steps), head.stepsize
+
+    def summary(self) -> None:
+        """Log what was chosen."""
+        logger.info("\t├──> FedP3: %d layer groups, L_i by %s", len(self.groups), self.layers.spec)
+        logger.info("\t│\t├── P_i %s, Q_i %s", self.pruning.spec, self.local_pruning.spec)
+        logger.info("\t└──> step size %.10g, aggregation %s", self.gamma, self.aggregation.spec)
