@@ -67,7 +67,9 @@ def draw_accuracies(
             rounds, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.15
         )
         means = [sum(c) / len(c) for c in columns]
-        axes.plot(rounds, means, color=colour, linewidth=1.7, label=name)
+        # Baselines are dashed: there are more lines than colours, and two of them coincide.
+        dashes = "-" if name.startswith("SPPM") else ("--", ":")[name.startswith("FedProx")]
+        axes.plot(rounds, means, color=colour, linestyle=dashes, linewidth=1.7, label=name)
     style_axes(axes, xlabel="communication rounds", ylabel="accuracy on the test set")
     axes.legend(frameon=False, fontsize=8.5)
     save_figure(figure, path, title)
