@@ -180,9 +180,30 @@ def plot_command(
         raise ConfigError(f"plot: {error}") from None
 
 
-@app.command("info")
-def info_command() -> None:
-    """List algorithms, compressors, samplings, data sets and versions."""
+@app.command(
+    "info",
+    help="List algorithms, compressors, samplings, data sets and versions; with --model, the layer "
+    "groups of a model and what FedP3 uploads of them.",
+)
+def info_command(
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="a network")] = None,
+    classes: Annotated[int | None, typer.Option(metavar="K", help="of --model: 10")] = None,
+    image: Annotated[str | None, typer.Option(metavar="CxHxW", help="of --model: 3x32x32")] = None,
+    width: Annotated[int | None, typer.Option(metavar="H", help="of --model, as in a run")] = None,
+    norm: Annotated[
+        str | None, typer.Option(metavar="group|batch", help="of --model, as in a run")
+    ] = None,
+) -> None:
+    """List what there is to choose from, or the layer groups of a model."""
+    if model is not None:
+        from fedstrategies.cli.model_info import print_model
+
+        print_model(model, classes=classes, image=image, width=width, norm=norm)
+        return
+    given = {"classes": classes, "image": image, "width": width, "norm": norm}
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f"--{name}: says how large a --model is; name one")
     from fedstrategies.cli.tables import print_info
 
     print_info()

@@ -1,6 +1,7 @@
 """Data: readers, the bundled sets, and who holds which rows."""
 
 from fedstrategies.data.catalogue import BUNDLED, load_dataset
+from fedstrategies.data.cifar import read_cifar10
 from fedstrategies.data.dataset import Dataset
 from fedstrategies.data.errors import DataError
 from fedstrategies.data.feature_partition import features_partition
@@ -44,6 +45,7 @@ __all__ = [
     "natural_partition",
     "parse_partition",
     "partition",
+    "read_cifar10",
     "read_idx",
     "read_libsvm",
     "read_shakespeare",

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from fedstrategies.data.archive import is_tar
+from fedstrategies.data.cifar import is_cifar10_folder, read_cifar10
 from fedstrategies.data.dataset import Dataset
 from fedstrategies.data.errors import DataError
 from fedstrategies.data.idx import is_idx_folder, read_idx
@@ -33,9 +34,9 @@ def load_dataset(
         ``mushrooms`` (8124 x 112, labels 1 and 2; UCI, LIBSVM's version, CC BY 4.0),
         ``digits`` (scikit-learn's 1797 x 64, ten classes, scaled to [0, 1]), or a path. A
         name wins over a file of that name in the working directory; write ``./mushrooms``
-        for the file. A path is, by what it holds, a folder of IDX files (`read_idx`), a
-        folder or a tar archive of plays in XML (`read_shakespeare`), or else a LIBSVM file
-        (`read_libsvm`).
+        for the file. A path is, by what it holds, a folder of IDX files (`read_idx`) or of
+        CIFAR-10's binary batches (`read_cifar10`), a folder or a tar archive of plays in XML
+        (`read_shakespeare`), or else a LIBSVM file (`read_libsvm`).
     sequence_length : int
         Characters of a row of text; other data do not ask for it.
 
@@ -59,11 +60,13 @@ def load_dataset(
         raise DataError(f"{path}: no such file, nor one of the names {', '.join(BUNDLED)}")
     if is_idx_folder(path):
         return read_idx(path)
+    if is_cifar10_folder(path):
+        return read_cifar10(path)
     if path.is_dir():
         if next(path.rglob("*.xml"), None) is None:
             raise DataError(
-                f"{path}: is a directory with neither train-images-idx3-ubyte (plain or packed) "
-                "nor plays (*.xml) in it"
+                f"{path}: is a directory with neither train-images-idx3-ubyte nor "
+                "data_batch_1.bin (plain or packed) nor plays (*.xml) in it"
             )
         return read_shakespeare(path, sequence_length=sequence_length)
     if is_tar(path):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedstrategies.data.dataset import Dataset
 from fedstrategies.data.errors import DataError
-from fedstrategies.data.packed import PACKED_SUFFIXES, UNREADABLE, one_line, open_packed
+from fedstrategies.data.packed import UNREADABLE, find_packed, one_line, open_packed
 
 __all__ = ["is_idx_folder", "read_idx"]
 
@@ -28,7 +28,7 @@ _IMAGES, _LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
 def is_idx_folder(path: Path) -> bool:
     """Whether ``path`` is a folder with the training images of an IDX data set."""
-    return path.is_dir() and _find(path, f"train-{_IMAGES}") is not None
+    return path.is_dir() and find_packed(path, f"train-{_IMAGES}") is not None
 
 
 def read_idx(path: str | Path, *, name: str | None = None) -> Dataset:
@@ -60,7 +60,7 @@ def read_idx(path: str | Path, *, name: str | None = None) -> Dataset:
         raise DataError(f"{path}: not a folder; expected train-{_IMAGES}[.gz] and its like in it")
     train, labels, image = _split(path, "train")
     test = None
-    if any(_find(path, f"t10k-{kind}") for kind in (_IMAGES, _LABELS)):
+    if any(find_packed(path, f"t10k-{kind}") for kind in (_IMAGES, _LABELS)):
         test_images, test_labels, test_image = _split(path, "t10k")
         if test_image != image:
             raise DataError(
@@ -77,15 +77,10 @@ def read_idx(path: str | Path, *, name: str | None = None) -> Dataset:
     )
 
 
-def _find(folder: Path, stem: str) -> Path | None:
-    paths = (folder / f"{stem}{suffix}" for suffix in ("", *PACKED_SUFFIXES))
-    return next(filter(Path.is_file, paths), None)
-
-
 def _split(folder: Path, prefix: str) -> tuple[Tensor, Tensor, tuple[int, int]]:
     paths = []
     for kind in (_IMAGES, _LABELS):
-        found = _find(folder, f"{prefix}-{kind}")
+        found = find_packed(folder, f"{prefix}-{kind}")
         if found is None:
             raise DataError(f"{folder}: no {prefix}-{kind} in it, plain or .xz, .gz, .bz2")
         paths.append(found)

@@ -9,7 +9,14 @@ import zlib
 from pathlib import Path
 from typing import IO, cast
 
-__all__ = ["PACKED_SUFFIXES", "UNREADABLE", "one_line", "open_packed", "short_name"]
+__all__ = [
+    "PACKED_SUFFIXES",
+    "UNREADABLE",
+    "find_packed",
+    "one_line",
+    "open_packed",
+    "short_name",
+]
 
 PACKED_SUFFIXES = (".xz", ".gz", ".bz2")
 """Endings that compressed files have."""
@@ -18,6 +25,12 @@ UNREADABLE = (EOFError, OSError, lzma.LZMAError, zlib.error)
 """What reading a damaged compressed file raises."""
 
 _LONGEST_REASON = 120
+
+
+def find_packed(folder: Path, name: str) -> Path | None:
+    """The file of this name in a folder, plain or with a compression's ending, plain first."""
+    paths = (folder / f"{name}{suffix}" for suffix in ("", *PACKED_SUFFIXES))
+    return next(filter(Path.is_file, paths), None)
 
 
 def open_packed(path: Path) -> IO[bytes]:

@@ -6,13 +6,19 @@ from collections.abc import Mapping
 
 from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.efbv_config import EFBVConfig
+from fedstrategies.experiment.fedp3_config import FedP3Config
 from fedstrategies.experiment.options import ConfigError, Option, from_view, options
 from fedstrategies.experiment.scafflix_config import ScafflixConfig
 from fedstrategies.experiment.sppm_config import SPPMConfig
 
 __all__ = ["ALGORITHMS", "FAMILIES", "all_options", "config_from_mapping", "not_for"]
 
-FAMILIES: tuple[type[ExperimentConfig], ...] = (EFBVConfig, ScafflixConfig, SPPMConfig)
+FAMILIES: tuple[type[ExperimentConfig], ...] = (
+    EFBVConfig,
+    ScafflixConfig,
+    SPPMConfig,
+    FedP3Config,
+)
 
 ALGORITHMS: Mapping[str, type[ExperimentConfig]] = {
     name: family

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fedstrategies.flower import BaseClient, BaseStrategy
 
-__all__ = ["Method", "shared_settings"]
+__all__ = ["Method", "own_accuracies", "shared_settings"]
 
 
 class Method(ABC):
@@ -72,6 +72,30 @@ class Method(ABC):
     def local_solve(self) -> dict[str, float | str]:
         """What the clients' own solutions cost, by name, if there are any."""
         return {}
+
+
+def own_accuracies(problem: Problem, deployed: Sequence[Tensor]) -> dict[str, float]:
+    """Accuracies of the clients' deployed models on their own rows, see `spread_over_clients`.
+
+    Measured on a client's held-out rows where some are held out; a client too small for one is
+    then left out, because its training rows are no measure.
+
+    Parameters
+    ----------
+    problem : Problem
+        Whose rows.
+    deployed : sequence of Tensor
+        One model (d,) for each client.
+    """
+    from fedstrategies.flower.personal_metrics import spread_over_clients
+
+    found = []
+    for index, model in enumerate(deployed):
+        own = problem.objective(index) if problem.held_out is None else None
+        measured = problem.held_out_objective(index) if own is None else own
+        if measured is not None:
+            found.append(float(measured.accuracy(model)))
+    return spread_over_clients(found)
 
 
 def shared_settings(config: ExperimentConfig, problem: Problem) -> dict[str, object]:

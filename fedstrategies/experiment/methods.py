@@ -5,6 +5,8 @@ from __future__ import annotations
 from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.efbv_method import EFBVMethod
+from fedstrategies.experiment.fedp3_config import FedP3Config
+from fedstrategies.experiment.fedp3_method import FedP3Method
 from fedstrategies.experiment.method import Method
 from fedstrategies.experiment.problem import Problem
 from fedstrategies.experiment.scafflix_config import ScafflixConfig
@@ -29,4 +31,6 @@ def method_of(config: ExperimentConfig, problem: Problem) -> Method:
         return ScafflixMethod(config, problem)
     if isinstance(config, SPPMConfig):
         return SPPMMethod(config, problem)
+    if isinstance(config, FedP3Config):
+        return FedP3Method(config, problem)
     raise TypeError(f"{type(config).__name__} belongs to no family of algorithms")

@@ -24,6 +24,13 @@ class ModelFacts:
         Whether there are weight matrices, which ``x0 glorot`` is made for.
     width : int
         Hidden units unless said otherwise; 0: there is no hidden layer.
+    norm : str
+        Its normalisation unless said otherwise; empty: there is none.
+    images : bool
+        Whether it is for images alone.
+    chunk : int
+        Rows that are evaluated at a time: bounds memory, and changes sums by rounding alone
+        (under batch normalisation a full gradient is of batches of that size).
     """
 
     text: str
@@ -32,6 +39,9 @@ class ModelFacts:
     convex: bool = True
     layered: bool = True
     width: int = 0
+    norm: str = ""
+    images: bool = False
+    chunk: int = 1024
 
     @property
     def hidden(self) -> bool:
@@ -57,6 +67,24 @@ MODELS: Mapping[str, ModelFacts] = {
         x0="glorot",
         convex=False,
         width=16,
+        images=True,
+    ),
+    "lenet": ModelFacts(
+        text="two valid convolutions and three dense layers (FedP3's networks), for images",
+        x0="glorot",
+        convex=False,
+        width=1024,
+        images=True,
+        chunk=256,
+    ),
+    "resnet18": ModelFacts(
+        text="residual network of eight blocks, normalised by groups or batches, for images",
+        x0="glorot",
+        convex=False,
+        width=64,
+        norm="group",
+        images=True,
+        chunk=128,
     ),
     "lstm": ModelFacts(
         text="next character of a text: embedding, one LSTM layer, scores",

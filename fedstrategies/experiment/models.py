@@ -1,8 +1,7 @@
-"""Models: how rows and labels become the f_i, and what is known of these."""
+"""The models of ``--model``: how rows and labels become the f_i, and what is known of these."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,8 @@ from fedstrategies.data import (
     class_indices,
     class_values,
 )
+from fedstrategies.experiment.model import Model
+from fedstrategies.experiment.networks import build_module
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem_config import ProblemConfig
 from fedstrategies.objectives import (
@@ -26,61 +27,17 @@ from fedstrategies.objectives import (
     Solution,
     SquaredL2,
     TorchObjective,
-    cnn_classifier,
-    linear_classifier,
     logistic_smoothness,
-    lstm_classifier,
     minimise,
     minimise_softmax,
-    mlp_classifier,
     softmax_smoothness,
 )
+from fedstrategies.objectives.batch_norm import layers_using_the_batch
 
 if TYPE_CHECKING:
     from fedstrategies.experiment.problem import Problem
 
-__all__ = ["Linear", "LogReg", "Model", "Network", "NextCharacter", "model_of"]
-
-_CHUNK = 1024
-"""Rows in one evaluation of a network: bounds memory, and changes sums by rounding alone."""
-
-
-class Model(ABC):
-    """What ``--model`` names."""
-
-    @abstractmethod
-    def targets(self, labels: Tensor, *, name: str) -> Tensor:
-        """Labels (N,) as the objective wants them.
-
-        Raises
-        ------
-        DataError
-            If they do not fit the model.
-        """
-
-    @abstractmethod
-    def objective(self, features: Tensor, targets: Tensor) -> Objective:
-        """f of these rows."""
-
-    def smoothness(self, problem: Problem) -> Smoothness | None:
-        """The exact constants of the f_i; None where there are none."""
-        return None
-
-    def solution(self, problem: Problem) -> Solution:
-        """A minimiser of f + R.
-
-        Raises
-        ------
-        ConfigError
-            If none can be computed.
-        """
-        raise ConfigError(
-            f"fstar: no solver finds the minimum for model {problem.config.model}; give its value"
-        )
-
-    @abstractmethod
-    def accuracy(self, x: Tensor, features: Tensor, targets: Tensor) -> float:
-        """Share of rows that x classifies correctly."""
+__all__ = ["Linear", "LogReg", "Network", "NextCharacter", "model_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +56,9 @@ class LogReg(Model):
             )
         return binary_labels(labels, name=name).to(_dtype(self.config))
 
-    def objective(self, features: Tensor, targets: Tensor) -> LogisticRegression:
+    def objective(
+        self, features: Tensor, targets: Tensor, *, training: Objective | None = None
+    ) -> LogisticRegression:
         """Regularised logistic regression on these rows."""
         return LogisticRegression(
             features=features,
@@ -124,7 +83,9 @@ class LogReg(Model):
         ]
         return minimise(LogisticRegression.stack(clients), problem.prox)
 
-    def accuracy(self, x: Tensor, features: Tensor, targets: Tensor) -> float:
+    def accuracy(
+        self, x: Tensor, features: Tensor, targets: Tensor, *, training: Objective | None = None
+    ) -> float:
         """Share of rows whose label is the sign of <a, x> (0 counts as -1)."""
         correct = ((features @ x) > 0) == (targets > 0)
         return float(correct.sum()) / len(targets)
@@ -146,11 +107,18 @@ class _Classifier(Model):
     def __init__(self, *, config: ProblemConfig, module: nn.Module, values: Tensor) -> None:
         self.config, self.module, self.values = config, module, values
 
+    @property
+    def normalises_by_batch(self) -> bool:
+        """Whether there is batch normalisation in the module."""
+        return bool(layers_using_the_batch(self.module))
+
     def targets(self, labels: Tensor, *, name: str) -> Tensor:
         """Positions among the classes of the training rows: int64."""
         return class_indices(labels, self.values, name=name)
 
-    def objective(self, features: Tensor, targets: Tensor) -> TorchObjective:
+    def objective(
+        self, features: Tensor, targets: Tensor, *, training: Objective | None = None
+    ) -> TorchObjective:
         """Mean cross-entropy plus ``(l2/2) ||x||^2``."""
         return TorchObjective(
             module=self.module,
@@ -158,12 +126,9 @@ class _Classifier(Model):
             data=(features, targets),
             l2=self.config.l2,
             batch_size=self.config.batch_size,
-            chunk_size=_CHUNK,
+            chunk_size=self.config.facts.chunk,
+            statistics_from=training if isinstance(training, TorchObjective) else None,
         )
-
-    def accuracy(self, x: Tensor, features: Tensor, targets: Tensor) -> float:
-        """Share of rows whose largest score is that of their class."""
-        return float(self.objective(features, targets).accuracy(x))
 
 
 class Linear(_Classifier):
@@ -227,28 +192,34 @@ def model_of(config: ProblemConfig, dataset: Dataset) -> Model:
     Raises
     ------
     DataError
-        If the data set's labels are no classes.
+        If the data set's labels are no classes, or its rows not what the model is for.
     """
     if config.model == "logreg":
         return LogReg(config=config)
-    width, dtype = config.width or 0, _dtype(config)
+    dtype = _dtype(config)
     if config.model == "lstm":
-        alphabet = len(SHAKESPEARE_ALPHABET)
-        module = lstm_classifier(alphabet, width=width, dtype=dtype)
-        return NextCharacter(config=config, module=module, values=torch.arange(alphabet))
+        alphabet = torch.arange(len(SHAKESPEARE_ALPHABET))
+        module = build_module("lstm", width=config.width, dtype=dtype)
+        return NextCharacter(config=config, module=module, values=alphabet)
     if dataset.labels.ndim != 1 or not dataset.features.is_floating_point():
         raise DataError(f"{dataset.name} is text, and model {config.model} is not; use lstm")
+    if config.facts.images and dataset.image is None:
+        raise DataError(f"{dataset.name} holds no images; model {config.model} needs them")
     values = class_values(dataset.labels, name=dataset.name)
-    sizes = (dataset.dimension, len(values))
-    if config.model == "linear":
-        return Linear(config=config, module=linear_classifier(*sizes, dtype=dtype), values=values)
-    if config.model == "mlp":
-        module = mlp_classifier(*sizes, width=width, dtype=dtype)
-        return Network(config=config, module=module, values=values)
-    if dataset.image is None:
-        raise DataError(f"{dataset.name} holds no images; model cnn needs them")
-    module = cnn_classifier(len(values), image=dataset.image, width=width, dtype=dtype)
-    return Network(config=config, module=module, values=values)
+    image = dataset.image or (1, 1, dataset.dimension)
+    try:
+        module = build_module(
+            config.model,
+            image=image,
+            classes=len(values),
+            width=config.width,
+            norm=config.norm,
+            dtype=dtype,
+        )
+    except ValueError as error:
+        raise DataError(f"{dataset.name}: {error}") from None
+    kind = Linear if config.model == "linear" else Network
+    return kind(config=config, module=module, values=values)
 
 
 def _dtype(config: ProblemConfig) -> torch.dtype:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fedstrategies.data import Dataset, load_dataset, partition, split_test
-from fedstrategies.experiment.models import Model, model_of
+from fedstrategies.experiment.model import Model
+from fedstrategies.experiment.models import model_of
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem_config import ProblemConfig
 from fedstrategies.experiment.specs import parse_smoothness
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from flwr.app import ArrayRecord
 
 __all__ = ["Problem", "load_problem"]
+
+_SAMPLE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +98,9 @@ class Problem:
         rows = None if self.held_out is None else self.held_out[partition_id]
         if rows is None or not len(rows):
             return None
-        return self.model.objective(self.features[rows], self.labels[rows])
+        # Only on demand: it holds a copy of the client's rows.
+        training = self.objective(partition_id) if self.model.normalises_by_batch else None
+        return self.model.objective(self.features[rows], self.labels[rows], training=training)
 
     @cached_property
     def objectives(self) -> BatchedObjective:
@@ -145,7 +150,8 @@ class Problem:
     @cached_property
     def start_point(self) -> Tensor:
         """x^0, shape (d,); see `fedstrategies.experiment.start_point`."""
-        return start_point(self.config.x0 or "zero", self.layout, self.config.seed)
+        made = self.layout.flatten(self.objective(0).initial_arrays())
+        return start_point(self.config.x0 or "zero", self.layout, self.config.seed, made=made)
 
     def initial_arrays(self) -> ArrayRecord:
         """x^0 as the model's named arrays."""
@@ -163,8 +169,21 @@ class Problem:
 
         Measured on the test rows if there are any, else on the training rows.
         """
-        features, labels = self.evaluation or (self.features, self.labels)
-        return self.model.accuracy(x, features, labels)
+        if self.evaluation is None:
+            return self.model.accuracy(x, self.features, self.labels)
+        training = self._sample if self.model.normalises_by_batch else None
+        return self.model.accuracy(x, *self.evaluation, training=training)
+
+    @cached_property
+    def _sample(self) -> Objective:
+        """Training rows of all clients, at most 4096, evenly spaced: f for their statistics.
+
+        Statistics of the batch exist on the nodes alone. That the server measures its model on
+        rows of its own, and normalises by rows of theirs, is for simulations.
+        """
+        rows = torch.unique(torch.cat(self.shards))
+        rows = rows[:: -(-len(rows) // _SAMPLE)]
+        return self.model.objective(self.features[rows], self.labels[rows])
 
 
 @lru_cache(maxsize=4)

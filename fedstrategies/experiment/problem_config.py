@@ -25,7 +25,8 @@ class ProblemConfig:
     dataset: str = option(
         "mushrooms",
         f"{', '.join(BUNDLED_DATASETS)}, or the path of a LIBSVM file (.xz, .gz, .bz2 or plain), "
-        "of a folder of MNIST-style IDX files, or of an archive of Shakespeare's plays in XML",
+        "of a folder of MNIST-style IDX files or of CIFAR-10's binary batches, or of an archive "
+        "of Shakespeare's plays in XML",
         group="Problem",
         metavar="NAME|FILE",
     )
@@ -52,11 +53,17 @@ class ProblemConfig:
     )
     width: int | None = option(
         None,
-        "hidden units; unset: "
+        "hidden units (resnet18: channels of the first stage); unset: "
         + ", ".join(f"{facts.width} for {name}" for name, facts in MODELS.items() if facts.width),
         group="Problem",
         metavar="H",
         at_least=1,
+    )
+    norm: str | None = option(
+        None,
+        "normalisation of resnet18; unset: group",
+        group="Problem",
+        choices=("group", "batch"),
     )
     clients: int = option(20, "number of clients n", group="Problem", metavar="N", at_least=1)
     partition: str = option(
@@ -117,6 +124,8 @@ class ProblemConfig:
         self._set("x0", self.x0 or self.facts.x0)
         if self.facts.hidden:
             self._set("width", self.width or self.facts.width)
+        if self.facts.norm:
+            self._set("norm", self.norm or self.facts.norm)
         self._validate()
 
     @property
@@ -144,6 +153,8 @@ class ProblemConfig:
             raise ConfigError(f"overlap: {self.overlap} shards of {self.clients} clients")
         if self.width is not None and not self.facts.hidden:
             raise ConfigError(f"width: {self.model} has no hidden layer")
+        if self.norm is not None and not self.facts.norm:
+            raise ConfigError(f"norm: {self.model} has no normalisation")
         self._validate_start_point()
         if self.smoothness is not None:
             stated = parse_smoothness(self.smoothness)

@@ -9,8 +9,12 @@ from typing import ClassVar
 from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.options import ConfigError, option
 
-__all__ = ["ScafflixConfig"]
+__all__ = ["LOCAL_EPOCHS_HELP", "ScafflixConfig"]
 
+LOCAL_EPOCHS_HELP = (
+    "epochs of each client's own training: for x_i* of models that are not convex (scafflix, "
+    "flix), in every round (fedp3)"
+)
 DEFAULT_ALPHA = 0.1
 DEFAULT_FEDAVG_STEPS = 5
 _WITH_COIN = ("scafflix", "scaffnew", "i-scaffnew")
@@ -62,7 +66,7 @@ class ScafflixConfig(ExperimentConfig):
     )
     local_epochs: int | None = option(
         None,
-        "epochs of each client's own training for x_i* (models that are not convex)",
+        LOCAL_EPOCHS_HELP,
         group="Personalisation",
         metavar="E",
         at_least=1,

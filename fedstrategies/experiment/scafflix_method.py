@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fedstrategies.experiment.method import Method, shared_settings
+from fedstrategies.experiment.method import Method, own_accuracies, shared_settings
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem import Problem, load_problem
 from fedstrategies.experiment.problem_config import ProblemConfig
@@ -21,7 +21,6 @@ from fedstrategies.objectives import (
     FLIXObjectives,
     LocalSGD,
     LocalSolver,
-    Objective,
     PersonalObjective,
     PersonalObjectives,
     Solution,
@@ -29,7 +28,6 @@ from fedstrategies.objectives import (
 )
 from fedstrategies.random import Purpose, client_keys
 from fedstrategies.scafflix import FLIX, FedAvg, IScaffnew, Scafflix, ScafflixClient, Scaffnew
-from fedstrategies.flower.personal_metrics import spread_over_clients
 from fedstrategies.scafflix.personal_strategy import PersonalStrategy
 from fedstrategies.server_optimizer import parse_server_optimizer
 
@@ -124,19 +122,7 @@ class ScafflixMethod(Method):
     def accuracies(self, x: Tensor) -> dict[str, float]:
         """The server's model, and every client's deployed model on its own held-out rows."""
         deployed = self.personal.deployed(x, self._alpha).expand(len(self._alpha), -1)
-        # A client too small for a held-out row is left out: its training rows are no measure.
-        own = [
-            float(objective.accuracy(row))
-            for index, row in enumerate(deployed)
-            if (objective := self._evaluated(index)) is not None
-        ]
-        return {**super().accuracies(x), **spread_over_clients(own)}
-
-    def _evaluated(self, index: int) -> Objective | None:
-        """What a client's own model is measured on."""
-        if self.problem.held_out is None:
-            return self.personal.members[index]
-        return self.problem.held_out_objective(index)
+        return {**super().accuracies(x), **own_accuracies(self.problem, list(deployed))}
 
     def personal_models(self, x: Tensor) -> list[Mapping[str, Tensor]]:
         """Every client's deployed model, if ``save_personal`` is set."""

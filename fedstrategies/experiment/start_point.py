@@ -14,13 +14,14 @@ from fedstrategies.random import Purpose, client_keys, uniforms
 __all__ = ["start_point"]
 
 
-def start_point(text: str, layout: Layout, seed: int) -> Tensor:
+def start_point(text: str, layout: Layout, seed: int, *, made: Tensor | None = None) -> Tensor:
     """x^0: ``zero``, ``normal:loc=..,scale=..`` (i.i.d.) or ``glorot``.
 
     ``glorot`` draws an entry of a weight matrix of shape (out, in) uniformly from
     ``[-a, a)``, ``a = sqrt(6 / (in + out))`` (of a kernel (out, in, h, w): in h w and out h w),
-    and leaves biases at zero (X. Glorot, Y. Bengio,
-    "Understanding the difficulty of training deep feedforward neural networks", 2010).
+    and leaves vectors as they are made: biases at zero, the scales of normalisations at one
+    (X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural
+    networks", 2010).
 
     Parameters
     ----------
@@ -30,6 +31,8 @@ def start_point(text: str, layout: Layout, seed: int) -> Tensor:
         Names, shapes and dtype of the model's parameters.
     seed : int
         The experiment's seed; torch's generators are neither used nor moved.
+    made : Tensor, optional
+        The model as it is built, shape (d,), for ``glorot``; None: zero.
 
     Returns
     -------
@@ -44,7 +47,10 @@ def start_point(text: str, layout: Layout, seed: int) -> Tensor:
     """
     dimension = layout.dimension
     if text == "glorot":
-        point = _bounds(layout) * (2.0 * uniforms(_key(seed), dimension)[0] - 1.0)
+        bounds = _bounds(layout)
+        point = bounds * (2.0 * uniforms(_key(seed), dimension)[0] - 1.0)
+        if made is not None:
+            point = torch.where(bounds > 0.0, point, made.to(point.dtype))
     else:
         loc, scale = parse_start_point(text)
         point = torch.full((dimension,), loc, dtype=torch.float64)

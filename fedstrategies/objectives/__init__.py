@@ -5,6 +5,7 @@ from fedstrategies.objectives.batched_logistic import BatchedLogisticRegression
 from fedstrategies.objectives.classifiers import linear_classifier, mlp_classifier
 from fedstrategies.objectives.flix_solution import minimise_flix
 from fedstrategies.objectives.last_point import LastPoint
+from fedstrategies.objectives.lenet import lenet_classifier
 from fedstrategies.objectives.local_solver import (
     ExactLocalSolver,
     LocalOptimum,
@@ -20,6 +21,7 @@ from fedstrategies.objectives.personal import (
     PersonalObjectives,
 )
 from fedstrategies.objectives.prox import L1, Box, NoProx, Prox, SquaredL2, parse_prox
+from fedstrategies.objectives.resnet import resnet18_classifier
 from fedstrategies.objectives.smoothness import Smoothness, logistic_smoothness
 from fedstrategies.objectives.softmax import minimise_softmax, softmax_smoothness
 from fedstrategies.objectives.solve import Solution, SolveError, minimise
@@ -49,6 +51,7 @@ __all__ = [
     "SquaredL2",
     "TorchObjective",
     "cnn_classifier",
+    "lenet_classifier",
     "linear_classifier",
     "logistic_smoothness",
     "lstm_classifier",
@@ -57,5 +60,6 @@ __all__ = [
     "minimise_softmax",
     "mlp_classifier",
     "parse_prox",
+    "resnet18_classifier",
     "softmax_smoothness",
 ]

@@ -6,9 +6,10 @@ from collections import OrderedDict
 
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
 
-__all__ = ["linear_classifier", "mlp_classifier", "zeroed"]
+from fedstrategies.objectives.layers import dense
+
+__all__ = ["linear_classifier", "mlp_classifier"]
 
 
 def linear_classifier(dimension: int, classes: int, *, dtype: torch.dtype) -> nn.Module:
@@ -26,7 +27,7 @@ def linear_classifier(dimension: int, classes: int, *, dtype: torch.dtype) -> nn
     torch.nn.Module
         Rows (B, d) -> scores (B, K).
     """
-    return zeroed(_dense(dimension, classes, dtype))
+    return dense(dimension, classes, dtype)
 
 
 def mlp_classifier(dimension: int, classes: int, *, width: int, dtype: torch.dtype) -> nn.Module:
@@ -51,22 +52,8 @@ def mlp_classifier(dimension: int, classes: int, *, width: int, dtype: torch.dty
         Rows (B, d) -> scores (B, K).
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        hidden=_dense(dimension, width, dtype),
+        hidden=dense(dimension, width, dtype),
         activation=nn.Tanh(),
-        output=_dense(width, classes, dtype),
+        output=dense(width, classes, dtype),
     )
-    return zeroed(nn.Sequential(layers))
-
-
-def _dense(inputs: int, outputs: int, dtype: torch.dtype) -> nn.Module:
-    """A layer without torch's own initialisation, which would advance the global generator."""
-    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs, dtype=dtype)  # type: ignore[no-untyped-call]
-    return layer
-
-
-def zeroed(module: nn.Module) -> nn.Module:
-    """The module with all its parameters zero."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.zero_()
-    return module
+    return nn.Sequential(layers)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from fedstrategies.objectives.classifiers import zeroed
+from fedstrategies.objectives.layers import convolution, dense, zeroed
 
 __all__ = ["cnn_classifier", "lstm_classifier"]
 
@@ -43,7 +43,7 @@ def cnn_classifier(
     ValueError
         If the image is smaller than 4 x 4.
     """
-    return zeroed(_Convolutional(classes, image, width, dtype))
+    return _Convolutional(classes, image, width, dtype)
 
 
 def lstm_classifier(alphabet: int, *, width: int, dtype: torch.dtype) -> nn.Module:
@@ -75,15 +75,15 @@ class _Convolutional(nn.Module):
         if min(height, breadth) < 4:
             raise ValueError(f"images of {height} x {breadth} are too small for two poolings")
         self.image = image
-        self.first = _convolution(channels, width, dtype)
-        self.second = _convolution(width, 2 * width, dtype)
+        self.first = _same_size(channels, width, dtype)
+        self.second = _same_size(width, 2 * width, dtype)
         features = 2 * width * (height // 4) * (breadth // 4)
-        self.output: nn.Linear = skip_init(nn.Linear, features, classes, dtype=dtype)  # type: ignore[no-untyped-call]
+        self.output = dense(features, classes, dtype)
 
     def forward(self, rows: Tensor) -> Tensor:
         signal = rows.reshape(-1, *self.image)
-        for convolution in (self.first, self.second):
-            signal = nn.functional.max_pool2d(convolution(signal).relu(), 2)
+        for layer in (self.first, self.second):
+            signal = nn.functional.max_pool2d(layer(signal).relu(), 2)
         scores: Tensor = self.output(signal.flatten(1))
         return scores
 
@@ -95,7 +95,7 @@ class _Recurrent(nn.Module):
         # skip_init knows no layer that hides its arguments; on "meta" nothing is drawn either.
         hidden = nn.LSTM(_EMBEDDING, width, batch_first=True, dtype=dtype, device="meta")
         self.lstm = hidden.to_empty(device="cpu")
-        self.output: nn.Linear = skip_init(nn.Linear, width, alphabet, dtype=dtype)  # type: ignore[no-untyped-call]
+        self.output = dense(width, alphabet, dtype)
 
     def forward(self, characters: Tensor) -> Tensor:
         states, _ = self.lstm(self.embedding(characters))
@@ -103,9 +103,5 @@ class _Recurrent(nn.Module):
         return scores.transpose(1, 2)
 
 
-def _convolution(inputs: int, outputs: int, dtype: torch.dtype) -> nn.Conv2d:
-    """A layer without torch's own initialisation, which would advance the global generator."""
-    layer: nn.Conv2d = skip_init(  # type: ignore[no-untyped-call]
-        nn.Conv2d, inputs, outputs, _KERNEL, padding=_KERNEL // 2, dtype=dtype
-    )
-    return layer
+def _same_size(inputs: int, outputs: int, dtype: torch.dtype) -> nn.Conv2d:
+    return convolution(inputs, outputs, _KERNEL, padding=_KERNEL // 2, dtype=dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +11,10 @@ from torch.func import functional_call
 
 from fedstrategies.layout import Layout
 from fedstrategies.objectives.base import Objective
+from fedstrategies.objectives.batch_norm import fixed, layers_using_the_batch, statistics_over
+from fedstrategies.objectives.correct_rows import correct_rows
 from fedstrategies.objectives.examples import Examples, ExampleSource
+from fedstrategies.objectives.seeded_draws import seeded_draws
 from fedstrategies.random import derived_keys, sample_without_replacement
 
 __all__ = ["Loss", "TorchObjective"]
@@ -30,11 +33,17 @@ class TorchObjective(Objective):
     written to: the parameters are passed in functionally, and the buffers as throwaway copies,
     so clients may share one module.
 
-    The module's mode is the caller's choice and holds for values, gradients and accuracy
-    alike. In training mode batch normalisation uses the statistics of the batch at hand (the
-    updates of the running ones are dropped, because f_i must be a function of x), and dropout
-    draws from the client's key (without key: from a fixed one). After ``module.eval()`` it uses the
-    running statistics the module came with, and no dropout.
+    The module's mode is the caller's choice. In training mode dropout draws from the client's key
+    (without key: from a fixed one), and batch normalisation uses
+
+    - for gradients, the statistics of the mini-batch at hand, and of each chunk where there is
+      no key. The updates of the running ones are dropped: f_i must be a function of x;
+    - for `value` and `accuracy`, statistics of all examples under the same x, computed for the
+      call and kept nowhere (`fedstrategies.objectives.batch_norm`). So an example's scores do not
+      depend on which others are evaluated beside it.
+
+    After ``module.eval()`` there is no dropout, and batch normalisation uses the running
+    statistics the module came with, throughout.
 
     Parameters
     ----------
@@ -55,12 +64,16 @@ class TorchObjective(Objective):
     chunk_size : int, optional
         Evaluate full values and gradients this many examples at a time, to bound memory. Exact
         unless the module couples the examples (batch normalisation in training mode).
+    statistics_from : TorchObjective, optional
+        Whose examples the statistics of batch normalisation are of, for an objective that
+        measures rows held out of training; None: its own. Of the same layout. No effect on
+        modules without batch normalisation.
 
     Raises
     ------
     ValueError
-        If there is no example, nothing matches ``trainable``, a size is not positive, or l2 is
-        negative or not finite.
+        If there is no example, nothing matches ``trainable``, a size is not positive, l2 is
+        negative or not finite, or ``statistics_from`` has another layout.
     """
 
     def __init__(
@@ -74,6 +87,7 @@ class TorchObjective(Objective):
         trainable: str = "*",
         device: torch.device | str | None = None,
         chunk_size: int | None = None,
+        statistics_from: TorchObjective | None = None,
     ) -> None:
         for name, size in (("batch_size", batch_size), ("chunk_size", chunk_size)):
             if size is not None and size < 1:
@@ -82,6 +96,9 @@ class TorchObjective(Objective):
             raise ValueError(f"l2 must be a finite number >= 0, got {l2}")
         self.module, self.loss, self.l2 = module, loss, l2
         self._layout = Layout.of_module(module, trainable=trainable)
+        if statistics_from is not None and statistics_from.layout != self._layout:
+            raise ValueError("statistics_from must have the layout of this objective")
+        self._statistics_from = statistics_from
         self.examples = Examples(data)
         self._batch_size, self.chunk_size = batch_size, chunk_size
         parameters = dict(module.named_parameters())
@@ -128,7 +145,7 @@ class TorchObjective(Objective):
         gradient = torch.zeros_like(point)
         with torch.enable_grad(), self.random_draws(key):
             for share, features, targets in batches:
-                part = share * self.loss(self._forward(point, features), targets)
+                part = share * self.loss(self._forward(point, features, {}), targets)
                 (slope,) = torch.autograd.grad(part, point, allow_unused=True)
                 value += part.detach()
                 if slope is not None:
@@ -143,9 +160,9 @@ class TorchObjective(Objective):
         """f_i(x) over all examples: shape ()."""
         point = x.detach().to(self.device)
         value = torch.zeros((), dtype=x.dtype, device=self.device)
-        with torch.no_grad(), self.random_draws(None):
+        with torch.no_grad(), self._evaluation(point) as statistics:
             for share, features, targets in self._batches(None):
-                value += share * self.loss(self._forward(point, features), targets)
+                value += share * self.loss(self._forward(point, features, statistics), targets)
         value += self._regulariser(point)
         return value.to(x.device)
 
@@ -158,9 +175,9 @@ class TorchObjective(Objective):
         """
         point = x.detach().to(self.device)
         correct, total = 0, 0
-        with torch.no_grad(), self.random_draws(None):
+        with torch.no_grad(), self._evaluation(point) as statistics:
             for _, features, targets in self._batches(None):
-                hits = _hits(self._forward(point, features), targets)
+                hits = correct_rows(self._forward(point, features, statistics), targets)
                 if hits is None:
                     return torch.full((), float("nan"), dtype=x.dtype, device=x.device)
                 correct += int(hits.sum())
@@ -171,11 +188,28 @@ class TorchObjective(Objective):
         # ||x||^2 may overflow where f_i does not, and 0 * inf is not a number.
         return 0.5 * self.l2 * (point * point).sum() if self.l2 else 0.0
 
-    def _forward(self, point: Tensor, features: Tensor) -> Tensor:
+    @contextmanager
+    def _evaluation(self, point: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Batch normalisation by fixed statistics, which the context gives."""
+        layers = layers_using_the_batch(self.module)
+        statistics = (self._statistics_from or self)._statistics(point) if layers else {}
+        with fixed(layers), self.random_draws(None):
+            yield {name: value.to(self.device) for name, value in statistics.items()}
+
+    def _statistics(self, x: Tensor) -> dict[str, Tensor]:
+        def forward(rows: Tensor) -> None:
+            self._forward(point, self.examples.take(rows, self.device)[0], {})
+
+        point, layers = x.to(self.device), layers_using_the_batch(self.module)
+        with self.random_draws(None):
+            return statistics_over(self.num_examples, layers, forward)
+
+    def _forward(self, point: Tensor, features: Tensor, statistics: Mapping[str, Tensor]) -> Tensor:
         state = {
             **self._layout.unflatten(point),
             **self._frozen,
             **{name: buffer.clone() for name, buffer in self._buffers.items()},
+            **statistics,
         }
         output = functional_call(self.module, state, (features,))
         if not isinstance(output, Tensor):
@@ -207,28 +241,5 @@ class TorchObjective(Objective):
             yield
             return
         seed = 0 if key is None else int(derived_keys(key, _DROPOUT)[0])
-        # torch.manual_seed would seed every GPU, also those that are not restored.
-        if self.device.type != "cuda":
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed)
-                yield
-            return
-        with torch.random.fork_rng(devices=[self.device]), torch.cuda.device(self.device):
-            torch.default_generator.manual_seed(seed)
-            torch.cuda.manual_seed(seed)
+        with seeded_draws(seed, self.device):
             yield
-
-
-def _hits(output: Tensor, targets: Tensor) -> Tensor | None:
-    if output.ndim > 1 and output.shape[1] > 1:
-        one_class_each = output.shape[:1] + output.shape[2:] == targets.shape
-        if not one_class_each or targets.is_floating_point():
-            return None
-        return output.argmax(dim=1) == targets
-    if output.numel() != targets.numel():
-        return None
-    flat = targets.reshape(-1)
-    classes = flat.abs() if bool((flat < 0).any()) else flat
-    if not bool(((classes == 1) | ((classes == 0) & (flat.min() >= 0))).all()):
-        return None
-    return (output.reshape(-1) > 0) == (flat > 0)

@@ -161,6 +161,8 @@ def test_info(fedstrategies):
     assert code == 0
     for word in ("efbv", "top-k", "nice", "mushrooms", "linear:", "mlp:", "two classes", "torch"):
         assert word in out
+    for word in ("CIFAR-10", "lenet:", "resnet18:"):
+        assert word in out
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["info"]])

@@ -30,6 +30,17 @@ def test_glorot_fills_weight_matrices_uniformly_and_leaves_biases_at_zero():
         )
 
 
+def test_glorot_leaves_vectors_as_the_model_is_made():
+    made = torch.arange(LAYOUT.dimension, dtype=torch.float64)
+    plain = LAYOUT.unflatten(start_point("glorot", LAYOUT, 0))
+    parts = LAYOUT.unflatten(start_point("glorot", LAYOUT, 0, made=made))
+    assert torch.equal(parts["hidden.bias"], LAYOUT.unflatten(made)["hidden.bias"])
+    for name in ("hidden.weight", "output.weight"):
+        assert torch.equal(parts[name], plain[name])
+    for text in ("zero", "normal:loc=1"):
+        assert torch.equal(start_point(text, LAYOUT, 0, made=made), start_point(text, LAYOUT, 0))
+
+
 def test_the_point_depends_on_the_seed_and_on_nothing_else():
     state = torch.random.get_rng_state()
     point = start_point("glorot", LAYOUT, 3)

@@ -1,0 +1,117 @@
+"""The options of FedP3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.options import ConfigError, option
+from fedstrategies.experiment.scafflix_config import LOCAL_EPOCHS_HELP
+
+__all__ = ["FedP3Config"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedP3Config(ExperimentConfig):
+    """FedP3: each client holds, trains and sends its own part of a network."""
+
+    algorithm: str = option("fedp3", "the algorithm", group="Method", choices=("fedp3",))
+    layers: str = option(
+        "all",
+        "layers that a client gets whole, trains and sends: all, lowerb, opu2, opu3, opr2, opu123, "
+        "opu23, or capacity:BYTES (one number, or one per client: a,b,...)",
+        group="Layers",
+        metavar="L",
+    )
+    keep: float | str = option(
+        1.0,
+        "share of the other layers' weights that a client gets: a number in [0, 1], or one per "
+        "client (a,b,...)",
+        group="Layers",
+        metavar="P",
+    )
+    pruning: str = option(
+        "magnitude",
+        "which of them: the largest, or leading blocks (ordered)",
+        group="Layers",
+        choices=("magnitude", "ordered"),
+    )
+    local_pruning: str = option(
+        "fixed",
+        "part of its model that each local step of a client uses: fixed (all of it), uniform:q=.., "
+        "ordered:q=..",
+        group="Layers",
+        metavar="Q",
+    )
+    aggregation: str = option(
+        "simple",
+        "mean of a layer over those who sent it: simple, weighted, attention[:temperature=..]",
+        group="Layers",
+        metavar="A",
+    )
+    trained: str = option(
+        "all",
+        "what local steps move: all that the client received, or its assigned layers",
+        group="Layers",
+        choices=("all", "assigned"),
+    )
+    local_steps: int | None = option(
+        None, "local steps a round; unset: 1", group="Method", metavar="K", at_least=1
+    )
+    local_epochs: int | None = option(
+        None, LOCAL_EPOCHS_HELP, group="Personalisation", metavar="E", at_least=1
+    )
+    clip_gradient: float | None = option(
+        None, "norm that no local gradient exceeds", group="Method", metavar="C", above=0
+    )
+    personal_head: int | None = option(
+        None,
+        "epochs in which each client fine-tunes a classifier of its own after the last round",
+        group="Personalisation",
+        metavar="E",
+        at_least=1,
+    )
+
+    @property
+    def shares(self) -> float | tuple[float, ...]:
+        """p_i: one for all clients, or one for each."""
+        if isinstance(self.keep, float):
+            return self.keep
+        return tuple(float(part) for part in self.keep.split(","))
+
+    def _validate(self) -> None:
+        super()._validate()
+        if self.personal_head is not None and isinstance(self.stepsize, str):
+            raise ConfigError("personal-head: its steps are those of --stepsize; give a number")
+        if self.local_steps is not None and self.local_epochs is not None:
+            raise ConfigError("local-epochs: local-steps is given too; give one of the two")
+        if self.prox != "none":
+            raise ConfigError("prox: fedp3 has no regulariser R; use --l2")
+        self._validate_shares()
+        self._validate_specs()
+
+    def _validate_shares(self) -> None:
+        try:
+            shares = self.shares
+        except ValueError:
+            raise ConfigError(f"keep: {self.keep!r} is not a number, nor one per client") from None
+        several = shares if isinstance(shares, tuple) else (shares,) * self.clients
+        if len(several) != self.clients:
+            raise ConfigError(f"keep: {len(several)} shares for {self.clients} clients")
+        outside = [share for share in several if not 0 <= share <= 1]
+        if outside:
+            raise ConfigError(f"keep: {outside[0]:g} is outside [0, 1]")
+
+    def _validate_specs(self) -> None:
+        from fedstrategies.fedp3 import parse_aggregation, parse_layer_choice
+        from fedstrategies.pruning import parse_local_pruning
+
+        for key, parse in (
+            ("layers", parse_layer_choice),
+            ("local-pruning", parse_local_pruning),
+            ("aggregation", parse_aggregation),
+        ):
+            try:
+                parse(getattr(self, key.replace("-", "_")))
+            except ValueError as error:
+                raise ConfigError(f"{key}: {error}") from None
