@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         parse_aggregation,
     )
     from fedstrategies.fedp3.algorithm import FedP3Rule, LocalTraining
-    from fedstrategies.fedp3.capacity import CapacityLayers
+    from fedstrategies.fedp3.capacity import CapacityLayers, parse_layer_choice
     from fedstrategies.fedp3.client import FedP3Client
     from fedstrategies.fedp3.frames import Downlink
     from fedstrategies.fedp3.head import PersonalHead
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         parse_layers,
         uncovered,
     )
+    from fedstrategies.fedp3.model_groups import groups_of
     from fedstrategies.fedp3.strategy import FedP3
     from fedstrategies.fedp3.traffic import ExpectedBytes, expected_bytes, uplink_fraction
 
@@ -56,7 +57,9 @@ __all__ = [
     "Weighted",
     "aggregate",
     "expected_bytes",
+    "groups_of",
     "parse_aggregation",
+    "parse_layer_choice",
     "parse_layers",
     "uncovered",
     "uplink_fraction",
@@ -73,7 +76,7 @@ _HOMES = {
         "parse_aggregation",
     ),
     "algorithm": ("FedP3Rule", "LocalTraining"),
-    "capacity": ("CapacityLayers",),
+    "capacity": ("CapacityLayers", "parse_layer_choice"),
     "client": ("FedP3Client",),
     "frames": ("Downlink",),
     "head": ("PersonalHead",),
@@ -86,6 +89,7 @@ _HOMES = {
         "parse_layers",
         "uncovered",
     ),
+    "model_groups": ("groups_of",),
     "strategy": ("FedP3",),
     "traffic": ("ExpectedBytes", "expected_bytes", "uplink_fraction"),
 }

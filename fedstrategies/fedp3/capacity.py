@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedstrategies.fedp3.layer_choice import only_classifier
+from fedstrategies.fedp3.layer_choice import LayerChoice, only_classifier, parse_layers
 from fedstrategies.pruning import LayerGroups
 from fedstrategies.random import Purpose, client_keys, random_bits
 
-__all__ = ["CapacityLayers"]
+__all__ = ["CapacityLayers", "parse_layer_choice"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +92,24 @@ class CapacityLayers:
         if len(self.capacity) != clients:
             raise ValueError(f"{len(self.capacity)} capacities for {clients} clients")
         return torch.tensor(self.capacity)
+
+
+def parse_layer_choice(text: str) -> LayerChoice:
+    """A named choice (see `parse_layers`), or ``capacity:BYTES`` with one number or one a client.
+
+    Raises
+    ------
+    ValueError
+        If the text is neither.
+    """
+    name, _, numbers = (part.strip() for part in text.partition(":"))
+    if name != "capacity":
+        try:
+            return parse_layers(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, capacity:BYTES") from None
+    try:
+        bytes_of = tuple(int(number) for number in numbers.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r}: a capacity is a number of bytes, or one per client") from None
+    return CapacityLayers(capacity=bytes_of[0] if len(bytes_of) == 1 else bytes_of)

@@ -9,11 +9,12 @@ from flwr.app import Context
 from torch import Tensor
 
 from fedstrategies.fedp3.head import PersonalHead
+from fedstrategies.fedp3.model_groups import groups_of
 from fedstrategies.fedp3.settings import rule_of
 from fedstrategies.flower import BaseClient, ClientRule
 from fedstrategies.flower.personal_metrics import PERSONAL
-from fedstrategies.objectives import Objective, TorchObjective
-from fedstrategies.pruning import LayerGroups, layer_groups
+from fedstrategies.objectives import Objective
+from fedstrategies.pruning import LayerGroups
 from fedstrategies.random import Purpose, client_keys
 
 __all__ = ["FedP3Client"]
@@ -29,15 +30,9 @@ class FedP3Client(BaseClient):
     objective : Objective
         The client's f_i.
     groups : LayerGroups or None
-        The same layer groups as the strategy's; None: `layer_groups` of the module of a
-        `TorchObjective`.
+        The same layer groups as the strategy's; None: those of `groups_of`.
     **base
         See `fedstrategies.flower.BaseClient`.
-
-    Raises
-    ------
-    ValueError
-        If no groups are given for an objective without a module.
     """
 
     def __init__(
@@ -49,14 +44,7 @@ class FedP3Client(BaseClient):
         **base: Any,
     ) -> None:
         super().__init__(context, objective=objective, **base)
-        if groups is None:
-            if not isinstance(objective, TorchObjective):
-                raise ValueError(
-                    f"{type(objective).__name__} has no module to find layer groups in; give "
-                    "groups=layer_groups(module, layout=objective.layout)"
-                )
-            groups = layer_groups(objective.module, layout=objective.layout)
-        self.groups = groups
+        self.groups = groups_of(objective) if groups is None else groups
 
     def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:
         """The client half, see `fedstrategies.fedp3.settings`.

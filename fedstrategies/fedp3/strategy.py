@@ -8,6 +8,8 @@ from math import inf
 from typing import Any
 
 import torch
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedstrategies.compressors import Floats
@@ -119,13 +121,25 @@ class FedP3(BaseStrategy):
 
     # ---------------------------------------------------------------- the rounds
 
-    def prepare(self, x: Tensor) -> None:
-        """Check the settings against the model and n, and fix gamma and the L_i."""
+    def set_up(self, arrays: ArrayRecord, grid: Grid) -> None:
+        """See `BaseStrategy.set_up`.
+
+        Raises
+        ------
+        ValueError
+            If the layer groups are those of another model.
+        """
+        super().set_up(arrays, grid)
         if self.groups.layout != self.layout:
             raise ValueError(
                 f"the layer groups are of a model with entries {list(self.groups.layout.names)}, "
                 f"the initial arrays have {list(self.layout.names)}"
             )
+
+    def prepare(self, x: Tensor) -> None:
+        """Check the settings against the model and n, and fix gamma and the L_i."""
+        if len(x) != self.groups.dimension:
+            raise ValueError(f"{len(x)} parameters, the layer groups hold {self.groups.dimension}")
         steps = self._local_steps
         per_client = (steps,) * self.clients if isinstance(steps, int) else tuple(steps)
         if len(per_client) != self.clients:

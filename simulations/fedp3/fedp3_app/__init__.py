@@ -1,0 +1,1 @@
+"""FedP3 as a Flower app."""

@@ -1,0 +1,1 @@
+"""FedP3 measured against its published table: ``python -m simulations.reproduce.fedp3``."""

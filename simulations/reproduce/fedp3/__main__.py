@@ -1,0 +1,58 @@
+"""The command: run what has not been run yet, then rewrite the page."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedstrategies.data import DataError
+from fedstrategies.threads import single_threaded
+from simulations.reproduce.fedp3.jobs import jobs, run_jobs, tuned, tuning_jobs
+from simulations.reproduce.fedp3.part import part_of
+from simulations.reproduce.fedp3.report import write_report
+
+_PROGRAM = "python -m simulations.reproduce.fedp3"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 done, 2 wrong input."""
+    options = _parser().parse_args(arguments)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    runs: Path = options.runs
+    try:
+        if options.data is not None:
+            source = part_of(options.data / "fashion-mnist", runs / "part" / "fashion-mnist")
+            with single_threaded():
+                run_jobs(tuning_jobs(), source=source, runs=runs, report=_say)
+                run_jobs(jobs(tuned(runs)), source=source, runs=runs, report=_say)
+        if options.report:
+            write_report(runs, options.page)
+            print(f"report: {options.page}")
+    except (ValueError, DataError) as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__)
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of the data sets; without: the page alone"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce-fedp3"))
+    parser.add_argument("--page", type=Path, default=Path("docs/results/fedp3.md"))
+    parser.add_argument(
+        "--no-report", dest="report", action="store_false", help="leave the page as it is"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
