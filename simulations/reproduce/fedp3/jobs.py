@@ -18,7 +18,7 @@ SPLITS = {
     "S1": "classes:per_client=5,assignment=deterministic",
     "S2": "dirichlet:alpha=0.5",
 }
-STEPS = (0.05, 0.1, 0.2)
+STEPS = (0.05, 0.1, 0.2, 0.4)
 """Step sizes that FedAvg is tried with; the best one serves all methods."""
 
 METHODS: Mapping[str, Mapping[str, object]] = {

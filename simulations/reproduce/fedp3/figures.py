@@ -1,0 +1,51 @@
+"""Accuracy against the bytes that travelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedstrategies.experiment.plots import COLOURS, new_figure, save_figure, style_axes
+
+__all__ = ["Curve", "draw_accuracies"]
+
+_STYLES = ("-", "-", "-", "-", "--", "--", ":", ":")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A method's accuracy.
+
+    Attributes
+    ----------
+    label : str
+        Its name.
+    megabytes : sequence of float
+        Up and down, all clients, at each measurement.
+    runs : sequence of sequence of float
+        Accuracies then, one sequence per seed.
+    """
+
+    label: str
+    megabytes: Sequence[float]
+    runs: Sequence[Sequence[float]]
+
+
+def draw_accuracies(curves: Sequence[Curve], path: Path, *, title: str) -> None:
+    """Mean and range over the seeds of each method."""
+    figure, (axes,) = new_figure(1)
+    for number, curve in enumerate(curves):
+        colour = COLOURS[number % len(COLOURS)]
+        columns = list(zip(*curve.runs, strict=True))
+        low, high = [min(c) for c in columns], [max(c) for c in columns]
+        axes.fill_between(curve.megabytes, low, high, color=colour, alpha=0.12)
+        means = [sum(column) / len(column) for column in columns]
+        style = _STYLES[number % len(_STYLES)]
+        axes.plot(
+            curve.megabytes, means, color=colour, linestyle=style, linewidth=1.7, label=curve.label
+        )
+    style_axes(axes, xlabel="megabytes up and down", ylabel="accuracy on the clients' test rows")
+    axes.legend(frameon=False, fontsize=8.5, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, path, title)
