@@ -8,6 +8,7 @@ from fedstrategies.compressors import Compressor, parse_compressor
 from fedstrategies.efbv.algorithm import ClientRule
 from fedstrategies.flower import BaseClient
 from fedstrategies.objectives import Objective
+from fedstrategies.privacy import Privacy
 
 __all__ = ["EFBVClient"]
 
@@ -26,6 +27,8 @@ class EFBVClient(BaseClient):
         the strategy; both must agree on its ``spec``.
     evaluation : Objective or None
         The same loss on the examples that `evaluate` measures on; None: the training examples.
+    privacy : Privacy or None
+        See `BaseClient`.
     """
 
     def __init__(
@@ -35,8 +38,9 @@ class EFBVClient(BaseClient):
         objective: Objective,
         compressor: Compressor | None = None,
         evaluation: Objective | None = None,
+        privacy: Privacy | None = None,
     ) -> None:
-        super().__init__(context, objective=objective, evaluation=evaluation)
+        super().__init__(context, objective=objective, evaluation=evaluation, privacy=privacy)
         self.compressor = compressor
 
     def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:

@@ -195,7 +195,7 @@ class CohortGrid(Grid):
             "fast='never'" if self.fast == "never" else reason_against(self, strategy, CohortGrid)
         )
         if reason is None:
-            return InProcessSession(self)
+            return InProcessSession(self, strategy)
         if self.fast == "require":
             raise ValueError(f"the fast path is required but not possible: {reason}")
         logger.info("clients run one message each (no fast path): %s", reason)

@@ -11,6 +11,7 @@ from fedstrategies.flower import BaseClient, BaseStrategy, FedApp
 from fedstrategies.flower.metrics import weighted_mean
 from fedstrategies.flower.receipts import Receipts
 from fedstrategies.flower.records import load_receipts, save_state
+from fedstrategies.flower.spending import knows, payer_of, recall, save_spending
 from fedstrategies.objectives import BatchedObjective
 from fedstrategies.threads import single_threaded
 
@@ -31,12 +32,19 @@ class InProcessSession:
     ----------
     grid : CohortGrid
         Whose nodes get their state back by `flush`.
+    strategy : BaseStrategy
+        Whose copies of the clients' ledgers they take note of.
     """
 
-    def __init__(self, grid: CohortGrid) -> None:
+    def __init__(self, grid: CohortGrid, strategy: BaseStrategy) -> None:
         self._grid = grid
         self._threads = ExitStack()
         self._threads.enter_context(single_threaded())
+        for index, context in enumerate(grid.contexts.values()):
+            private = grid.clients[index].private
+            if private is not None:
+                # Messages may have run since the clients were built.
+                recall(context.state, private, strategy.accounts.account(index))
 
     @property
     def objective(self) -> BatchedObjective:
@@ -44,11 +52,17 @@ class InProcessSession:
         return self._grid.objective
 
     def flush(self, strategy: BaseStrategy) -> None:
-        """Write each node's memory and receipt into its context."""
+        """Write each node's memory and receipt into its context, and what it has spent."""
         assert strategy.memory is not None
         known = strategy.ledger.has_accepted()
         seen = (strategy.ledger.session, strategy.ledger.sequence)
         for index, context in enumerate(self._grid.contexts.values()):
+            private = self._grid.clients[index].private
+            if private is not None and private.ledger.releases:
+                state = RecordDict(dict(context.state))
+                recall(state, private)
+                save_spending(state, private)
+                context.state = state
             if not known[index]:
                 continue
             state = RecordDict(dict(context.state))
@@ -96,9 +110,18 @@ def reason_against(
             return f"client {index} overrides {overridden}"
         for (constants, spec), rule in asked:
             # What one client is told must mean the same to all of them.
-            if client.rule(constants, spec) != rule:
+            own = client.rule(constants, spec)
+            if own != rule:
                 return f"the rule of client {index} differs from the strategy's"
+            if client.at_work(own) is not client.objective:
+                return f"client {index} works on another objective with every request"
+    private = [payer_of(client.objective) is not None for client in grid.clients]
+    if len(set(private)) > 1:
+        return "some clients are private and others are not"
     for index, context in enumerate(grid.contexts.values()):
+        told = strategy.accounts.account(index)
+        if private[index] and told.unanswered and not knows(context.state, told.ledger):
+            return f"client {index} has lost its record of releases that nobody heard of"
         receipts = load_receipts(context.state)
         pending = receipts.pending.tag if receipts.pending is not None else None
         if strategy.ledger.accepted(index) not in (receipts.committed, pending):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fedstrategies.experiment.options import ConfigError, option
+from fedstrategies.experiment.privacy_config import PrivacyConfig
 from fedstrategies.experiment.problem_config import ProblemConfig
 from fedstrategies.experiment.specs import parse_stepsize
 
@@ -28,7 +29,7 @@ SAMPLING_HELP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentConfig(ProblemConfig):
+class ExperimentConfig(PrivacyConfig):
     """One experiment: a problem, an algorithm, how it is run and what is recorded."""
 
     not_for: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -141,6 +142,11 @@ class ExperimentConfig(ProblemConfig):
             raise ConfigError(
                 f"stepsize: the theory needs L and L_tilde, which are not known for {self.model}; "
                 "give a number, or state them with --smoothness"
+            )
+        if relative and self.uses_stepsize and self.private and self.clip_rows is None:
+            raise ConfigError(
+                "stepsize: the theory's constants would be computed from private rows; give "
+                "--clip-rows R, from which they then follow, or a number"
             )
         self._resolve_sampling()
         if self.target_gap is not None and self.fstar is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fedstrategies.compressors import parse_compressor
 from fedstrategies.efbv import DIANA, EF21, EFBV, EFBVClient, GradientDescent
 from fedstrategies.experiment.efbv_config import EFBVConfig
-from fedstrategies.experiment.method import Method, shared_settings
+from fedstrategies.experiment.method import Method, count_releases, shared_settings
 from fedstrategies.experiment.problem import Problem
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ _STRATEGIES: dict[str, type[EFBV]] = {
 class EFBVMethod(Method):
     """EF-BV, EF21, DIANA or gradient descent."""
 
+    config: EFBVConfig
+
     def __init__(self, config: EFBVConfig, problem: Problem) -> None:
-        super().__init__(problem)
-        self.config = config
+        super().__init__(config, problem)
 
     def strategy(self) -> EFBV:
         """See `Method.strategy`."""
@@ -41,6 +42,11 @@ class EFBVMethod(Method):
             settings |= {"lam": config.lam, "nu": config.nu}
         return _STRATEGIES[config.algorithm](**settings)  # type: ignore[arg-type]
 
+    def releases(self) -> list[int]:
+        """One gradient a participation; a first one with ``--shift-init gradient`` is none more."""
+        rounds = self.config.rounds
+        return count_releases(self.config.clients, self.cohorts(rounds), [1] * rounds)
+
     def client(self, context: Context) -> EFBVClient:
         """See `Method.client`."""
         index = int(context.node_config["partition-id"])
@@ -48,4 +54,5 @@ class EFBVMethod(Method):
             context,
             objective=self.problem.objective(index),
             evaluation=self.problem.held_out_objective(index),
+            privacy=self.privacy,
         )

@@ -13,7 +13,7 @@ __all__ = ["FedP3Config"]
 
 @dataclass(frozen=True, kw_only=True)
 class FedP3Config(ExperimentConfig):
-    """FedP3: each client holds, trains and sends its own part of a network."""
+    """FedP3, with privacy LDP-FedP3: each client holds, trains and sends its part of a network."""
 
     algorithm: str = option("fedp3", "the algorithm", group="Method", choices=("fedp3",))
     layers: str = option(
@@ -49,9 +49,10 @@ class FedP3Config(ExperimentConfig):
         group="Layers",
         metavar="A",
     )
-    trained: str = option(
-        "all",
-        "what local steps move: all that the client received, or its assigned layers",
+    trained: str | None = option(
+        None,
+        "what local steps move: all that the client received, or its assigned layers; unset: all "
+        "(with --epsilon: assigned)",
         group="Layers",
         choices=("all", "assigned"),
     )
@@ -81,6 +82,7 @@ class FedP3Config(ExperimentConfig):
 
     def _validate(self) -> None:
         super()._validate()
+        self._validate_privacy()
         if self.personal_head is not None and isinstance(self.stepsize, str):
             raise ConfigError("personal-head: its steps are those of --stepsize; give a number")
         if self.local_steps is not None and self.local_epochs is not None:
@@ -89,6 +91,19 @@ class FedP3Config(ExperimentConfig):
             raise ConfigError("prox: fedp3 has no regulariser R; use --l2")
         self._validate_shares()
         self._validate_specs()
+
+    def _validate_privacy(self) -> None:
+        if not self.private:
+            self._set("trained", self.trained or "all")
+            return
+        if self.personal_head is not None:
+            raise ConfigError(
+                "personal-head: it is trained on private rows, outside of the releases that are "
+                "charged; leave it out"
+            )
+        if self.trained not in (None, "assigned"):
+            raise ConfigError("trained: a private client trains what it releases (assigned)")
+        self._set("trained", "assigned")
 
     def _validate_shares(self) -> None:
         try:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from fedstrategies.experiment.fedp3_config import FedP3Config
-from fedstrategies.experiment.method import Method, own_accuracies, shared_settings
+from fedstrategies.experiment.method import Method, count_releases, own_accuracies, shared_settings
 from fedstrategies.experiment.problem import Problem
 from fedstrategies.fedp3 import (
     FedP3,
     FedP3Client,
+    LDPFedP3,
     PersonalHead,
     groups_of,
     parse_aggregation,
@@ -36,9 +37,10 @@ __all__ = ["FedP3Method"]
 class FedP3Method(Method):
     """FedP3 on a problem."""
 
+    config: FedP3Config
+
     def __init__(self, config: FedP3Config, problem: Problem) -> None:
-        super().__init__(problem)
-        self.config = config
+        super().__init__(config, problem)
         self._strategy: FedP3 | None = None
 
     @cached_property
@@ -49,7 +51,8 @@ class FedP3Method(Method):
     def strategy(self) -> FedP3:
         """See `Method.strategy`."""
         config = self.config
-        self._strategy = FedP3(
+        kind = LDPFedP3 if config.private else FedP3
+        self._strategy = kind(
             groups=self.groups,
             layers=parse_layer_choice(config.layers),
             pruning=parse_global_pruning(config.pruning, keep=config.shares),
@@ -73,6 +76,12 @@ class FedP3Method(Method):
             for client in range(self.config.clients)
         )
 
+    def releases(self) -> list[int]:
+        """K_i gradients a participation."""
+        rounds = self.config.rounds
+        steps = [self.local_steps] * rounds
+        return count_releases(self.config.clients, self.cohorts(rounds), steps)
+
     def head(self, client: int) -> PersonalHead | None:
         """How a client tunes its own classifier; None where none does."""
         config = self.config
@@ -93,6 +102,7 @@ class FedP3Method(Method):
             objective=self.problem.objective(index),
             groups=self.groups,
             evaluation=self.problem.held_out_objective(index),
+            privacy=self.privacy,
         )
 
     def accuracies(self, x: Tensor) -> dict[str, float]:

@@ -13,6 +13,9 @@ Every value is measured on the server's model after the round:
   the mean over clients of its accuracy on the client's own held-out rows (else its training
   rows), ``accuracy_personal_worst_decile`` the mean over the worst tenth of the clients, and
   ``accuracy_personal_std`` the spread;
+* ``epsilon_max`` and ``epsilon_mean``, where clients are private: the largest and the mean epsilon
+  over clients of what the server knows them to have released. Everything measured above is then
+  simulated and outside of it: in deployment none of it leaves the nodes;
 * bytes, participants and failures as the strategy counted them; ``seconds`` since the start;
 * ``outer_round``: cohorts done with, ``round`` itself except for SPPM-AS, whose model moves with
   the last of a cohort's rounds; ``cost``: ``cost_inner * round + cost_outer * outer_round``.

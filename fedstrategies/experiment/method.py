@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem import Problem
 from fedstrategies.objectives import BatchedObjective, Solution
 from fedstrategies.sampling import FullParticipation, NiceSampling
@@ -17,8 +20,9 @@ if TYPE_CHECKING:
     from flwr.app import Context
 
     from fedstrategies.flower import BaseClient, BaseStrategy
+    from fedstrategies.privacy import Privacy
 
-__all__ = ["Method", "own_accuracies", "shared_settings"]
+__all__ = ["Method", "count_releases", "own_accuracies", "shared_settings"]
 
 
 class Method(ABC):
@@ -26,11 +30,14 @@ class Method(ABC):
 
     Parameters
     ----------
+    config : ExperimentConfig
+        How.
     problem : Problem
         What is minimised.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, config: ExperimentConfig, problem: Problem) -> None:
+        self.config = config
         self.problem = problem
 
     @abstractmethod
@@ -53,6 +60,38 @@ class Method(ABC):
             If the configuration has no such client.
         """
 
+    def releases(self) -> Sequence[int]:
+        """How many gradients each client releases in the run if no message is lost.
+
+        Raises
+        ------
+        ConfigError
+            If the method has no private form.
+        """
+        raise ConfigError(f"epsilon: {type(self).__name__} has no private form")
+
+    @cached_property
+    def privacy(self) -> Privacy | None:
+        """What every client spends at most, with noise calibrated to it; None: nothing is private.
+
+        Raises
+        ------
+        ConfigError
+            If the noise cannot be found.
+        """
+        from fedstrategies.experiment.privacy_plan import privacy_of
+
+        if not self.config.private:
+            return None
+        sizes = [len(shard) for shard in self.problem.shards]
+        return privacy_of(self.config, releases=self.releases(), sizes=sizes)
+
+    def cohorts(self, rounds: int) -> list[Tensor]:
+        """Cohorts of draws 1 to T, functions of the seed alone."""
+        trial = self.strategy()
+        trial.prepare(self.problem.start_point)
+        return [trial.cohort(draw) for draw in range(1, rounds + 1)]
+
     def measured(self, objectives: BatchedObjective) -> BatchedObjective:
         """The functions whose mean is the loss, from the clients' f_i (default: these)."""
         return objectives
@@ -72,6 +111,27 @@ class Method(ABC):
     def local_solve(self) -> dict[str, float | str]:
         """What the clients' own solutions cost, by name, if there are any."""
         return {}
+
+
+def count_releases(
+    clients: int, cohorts: Iterable[Tensor], steps: Iterable[int | Sequence[int]]
+) -> list[int]:
+    """Sum over rounds of each participant's local steps.
+
+    Parameters
+    ----------
+    clients : int
+        n.
+    cohorts : iterable of Tensor
+        Partition ids of each round's cohort.
+    steps : iterable of int or sequence of int
+        Releases of a participant in that round; one for all, or one for each client.
+    """
+    counts = torch.zeros(clients, dtype=torch.int64)
+    for cohort, releases in zip(cohorts, steps, strict=True):
+        many = torch.tensor(releases).expand(clients)
+        counts[cohort] += many[cohort]
+    return [int(count) for count in counts]
 
 
 def own_accuracies(problem: Problem, deployed: Sequence[Tensor]) -> dict[str, float]:
@@ -101,8 +161,10 @@ def own_accuracies(problem: Problem, deployed: Sequence[Tensor]) -> dict[str, fl
 def shared_settings(config: ExperimentConfig, problem: Problem) -> dict[str, object]:
     """Constructor arguments that every strategy takes."""
     size = config.cohort_size
+    # Constants computed from private rows are not to steer anything: those of clipped rows only.
+    public = not config.private or config.clip_rows is not None
     return {
-        "smoothness": problem.smoothness,
+        "smoothness": problem.smoothness if public else None,
         "stepsize": config.stepsize,
         "sampling": FullParticipation() if size is None else NiceSampling(cohort_size=size),
         "seed": config.seed,

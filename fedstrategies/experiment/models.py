@@ -33,6 +33,7 @@ from fedstrategies.objectives import (
     softmax_smoothness,
 )
 from fedstrategies.objectives.batch_norm import layers_using_the_batch
+from fedstrategies.privacy import clipped_logistic_smoothness, clipped_softmax_smoothness
 
 if TYPE_CHECKING:
     from fedstrategies.experiment.problem import Problem
@@ -68,8 +69,13 @@ class LogReg(Model):
         )
 
     def smoothness(self, problem: Problem) -> Smoothness:
-        """See `logistic_smoothness`."""
-        return logistic_smoothness(problem.objectives)
+        """See `logistic_smoothness`; of clipped rows `clipped_logistic_smoothness`."""
+        config = self.config
+        if config.clip_rows is None:
+            return logistic_smoothness(problem.objectives)
+        return clipped_logistic_smoothness(
+            config.clients, max_row_norm=config.clip_rows, l2=config.l2
+        )
 
     def solution(self, problem: Problem) -> Solution:
         """See `minimise`: of the same rows in float64, as float32 cannot reach its tolerance."""
@@ -135,7 +141,11 @@ class Linear(_Classifier):
     """Softmax regression with a bias."""
 
     def smoothness(self, problem: Problem) -> Smoothness:
-        """See `softmax_smoothness`."""
+        """See `softmax_smoothness`; of clipped rows `clipped_softmax_smoothness`."""
+        if self.config.clip_rows is not None:
+            return clipped_softmax_smoothness(
+                self.config.clients, max_row_norm=self.config.clip_rows, l2=self.config.l2
+            )
         rows = [problem.features[shard] for shard in problem.shards]
         return softmax_smoothness(rows, l2=self.config.l2)
 

@@ -77,6 +77,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
         try:
             trial = method.strategy()
             trial.prepare(problem.start_point)
+            _ = method.privacy  # finds the noise, or says why there is none
         except (ConfigError, DataError):
             raise
         except ValueError as error:

@@ -30,6 +30,7 @@ from fedstrategies.objectives import (
     Solution,
     parse_prox,
 )
+from fedstrategies.privacy import clip_rows
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
@@ -198,7 +199,7 @@ def load_problem(config: ProblemConfig) -> Problem:
     dataset = _load_dataset(config.dataset, config.sequence_length)
     dtype = getattr(torch, config.dtype or "float64")
     model = model_of(config, dataset)
-    features = _in_precision(dataset.features, dtype)
+    features = _in_precision(dataset.features, dtype, config.clip_rows)
     labels = model.targets(dataset.labels, name=dataset.name)
     shards = partition(
         config.partition,
@@ -214,8 +215,8 @@ def load_problem(config: ProblemConfig) -> Problem:
         evaluation = features[chosen], labels[chosen]
     if dataset.test is not None:
         rows, targets = dataset.test
-        test_name = f"{dataset.name} (test)"
-        evaluation = _in_precision(rows, dtype), model.targets(targets, name=test_name)
+        targets = model.targets(targets, name=f"{dataset.name} (test)")
+        evaluation = _in_precision(rows, dtype, config.clip_rows), targets
     return Problem(
         config=config,
         model=model,
@@ -227,9 +228,12 @@ def load_problem(config: ProblemConfig) -> Problem:
     )
 
 
-def _in_precision(features: Tensor, dtype: torch.dtype) -> Tensor:
-    """Numbers in the precision of the mathematics; characters stay whole numbers."""
-    return features.to(dtype) if features.is_floating_point() else features
+def _in_precision(features: Tensor, dtype: torch.dtype, max_norm: float | None) -> Tensor:
+    """Numbers in the precision of the mathematics, rows clipped; characters stay whole numbers."""
+    if not features.is_floating_point():
+        return features
+    rows = features.to(dtype)
+    return rows if max_norm is None else clip_rows(rows, max_norm)
 
 
 @lru_cache(maxsize=2)

@@ -96,6 +96,13 @@ class ProblemConfig:
         metavar="B",
         at_least=1,
     )
+    clip_rows: float | None = option(
+        None,
+        "scale rows down to norm R where they are longer; L_i are then bounds that follow from R",
+        group="Problem",
+        metavar="R",
+        above=0,
+    )
     smoothness: str | None = option(
         None,
         "L=..,L_tilde=.. in place of the constants computed from the data",
@@ -155,6 +162,8 @@ class ProblemConfig:
             raise ConfigError(f"width: {self.model} has no hidden layer")
         if self.norm is not None and not self.facts.norm:
             raise ConfigError(f"norm: {self.model} has no normalisation")
+        if self.clip_rows is not None and not self.facts.convex:
+            raise ConfigError(f"clip-rows: no constants of {self.model} follow from it")
         self._validate_start_point()
         if self.smoothness is not None:
             stated = parse_smoothness(self.smoothness)

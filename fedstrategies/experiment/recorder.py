@@ -50,6 +50,8 @@ class Recorder:
         x*, if known: shape (d,).
     accuracies : callable or None
         x -> accuracies by name; None: that of x on the problem's rows.
+    spending : callable or None
+        What the clients have spent of their privacy, by name; None: they are not private.
     path : Path or None
         The file to write; None keeps the records in memory only.
     observers : sequence of callable
@@ -65,6 +67,7 @@ class Recorder:
         fstar: float | None = None,
         minimiser: Tensor | None = None,
         accuracies: Callable[[Tensor], Mapping[str, float]] | None = None,
+        spending: Callable[[], Mapping[str, float]] | None = None,
         path: Path | None = None,
         observers: Sequence[Callable[[HistoryRecord], bool | None]] = (),
     ) -> None:
@@ -75,6 +78,7 @@ class Recorder:
         self._minimiser = minimiser
         self._known: tuple[Tensor | None, tuple[float, float, float]] = (None, (0.0, 0.0, 0.0))
         self._accuracies = accuracies or (lambda x: {"accuracy": problem.accuracy(x)})
+        self._spending = spending or dict
         self._path = path
         self._observers = observers
         self._partition_ids = torch.arange(len(objectives))
@@ -143,6 +147,7 @@ class Recorder:
                 measured["distance_sq"] = float((x - self._minimiser).square().sum())
         if self._measures(round, self._config.accuracy_every):
             measured |= self._accuracies(x)
+        measured |= self._spending()
         self.last = {
             "round": round,
             "outer_round": outer_round,

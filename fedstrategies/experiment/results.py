@@ -64,6 +64,8 @@ class Summary:
     incidents : dict
         What happened that the method did not plan, by name: for SPPM-AS rounds that asked silent
         clients again, biased redraws and frozen cohorts.
+    privacy : dict
+        What the clients spent, and by which mechanism, if they are private.
     seconds : float
         Wall-clock seconds from the first record to the last.
     peak_memory_bytes : int or None
@@ -87,6 +89,7 @@ class Summary:
     smoothness: dict[str, float] = field(default_factory=dict)
     local_solve: dict[str, float | str] = field(default_factory=dict)
     incidents: dict[str, int] = field(default_factory=dict)
+    privacy: dict[str, float | str] = field(default_factory=dict)
     seconds: float = 0.0
     peak_memory_bytes: int | None = None
     error: str | None = None

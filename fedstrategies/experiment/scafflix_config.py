@@ -106,6 +106,7 @@ class ScafflixConfig(ExperimentConfig):
             if getattr(self, key.replace("-", "_")) is not None:
                 raise ConfigError(f"{key}: {self.algorithm} has no such option")
         self._validate_alpha()
+        self._validate_privacy()
         self._validate_steps()
         self._validate_local_solver()
         if self.compressor not in (None, "identity"):
@@ -126,6 +127,13 @@ class ScafflixConfig(ExperimentConfig):
             parse_server_optimizer(self.server_optimizer)
         except ValueError as error:
             raise ConfigError(f"server-optimizer: {error}") from None
+
+    def _validate_privacy(self) -> None:
+        if self.private and self.solves_locally:
+            raise ConfigError(
+                "alpha: below 1 each client's x_i* is trained on its rows, outside of the releases "
+                "that are charged; with --epsilon or --noise-multiplier alpha must be 1"
+            )
 
     def _validate_alpha(self) -> None:
         if self.algorithm in ("scafflix", "flix") and self.alpha is None:

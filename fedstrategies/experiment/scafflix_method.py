@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fedstrategies.experiment.method import Method, own_accuracies, shared_settings
+from fedstrategies.experiment.method import Method, count_releases, own_accuracies, shared_settings
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem import Problem, load_problem
 from fedstrategies.experiment.problem_config import ProblemConfig
@@ -49,9 +49,10 @@ _TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 class ScafflixMethod(Method):
     """Scafflix, Scaffnew, i-Scaffnew, FLIX or FedAvg."""
 
+    config: ScafflixConfig
+
     def __init__(self, config: ScafflixConfig, problem: Problem) -> None:
-        super().__init__(problem)
-        self.config = config
+        super().__init__(config, problem)
         self._seconds = 0.0
         self._alpha = torch.tensor(config.alphas, dtype=torch.float64)
 
@@ -76,7 +77,18 @@ class ScafflixMethod(Method):
             context,
             objective=self.personal.members[index],
             evaluation=self.problem.held_out_objective(index),
+            privacy=self.privacy,
         )
+
+    def releases(self) -> list[int]:
+        """K gradients a participation, K of the round; FLIX one."""
+        trial = self.strategy()
+        trial.prepare(self.problem.start_point)
+        rounds = range(1, self.config.rounds + 1)
+        plans = [trial.plan(round)[0] for round in rounds]
+        steps = [int(getattr(plan.rule, "local_steps", 1)) for plan in plans]
+        cohorts = (plan.partition_ids for plan in plans)
+        return count_releases(self.config.clients, cohorts, steps)
 
     @property
     def personal(self) -> PersonalObjectives:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -26,6 +27,7 @@ from fedstrategies.experiment.views import to_toml
 from fedstrategies.flower.app import FedApp
 from fedstrategies.flower.errors import AllClientsFailed, Diverged
 from fedstrategies.objectives import BatchedObjective, LastPoint
+from fedstrategies.privacy import Accountant
 from fedstrategies.saved_model import save_model
 from fedstrategies.threads import single_threaded
 
@@ -74,6 +76,8 @@ class Session:
         config = self.prepared.config
         fast = cast(Literal["auto", "never", "require"], config.fast)
         grid = CohortGrid(app, num_clients=config.clients, fast=fast)
+        if config.private:  # the grid's own objective charges for every look at it
+            return self.run_on(grid)
         # The grid's own objective, so that measuring f(x^t) is the first half of round t+1.
         return self.run_on(grid, grid.objective)
 
@@ -90,6 +94,7 @@ class Session:
             fstar=self.prepared.fstar,
             minimiser=self.prepared.minimiser,
             accuracies=self.prepared.method.accuracies,
+            spending=self._spending if config.private else None,
             path=self._directory / "history.jsonl",
             observers=self._observers,
         )
@@ -101,6 +106,30 @@ class Session:
                 callbacks=[self._recorder],
             )
         return result.arrays
+
+    def _spending(self) -> dict[str, float]:
+        config, accounts = self.prepared.config, self.prepared.strategy.accounts
+        epsilons = accounts.epsilons(config.delta, accountant=cast(Accountant, config.accountant))
+        if not len(epsilons):
+            return {"epsilon_max": 0.0, "epsilon_mean": 0.0}
+        return {"epsilon_max": float(epsilons.max()), "epsilon_mean": float(epsilons.mean())}
+
+    def _privacy(self) -> dict[str, float | str]:
+        """What the summary says of privacy, if there is any."""
+        config, privacy = self.prepared.config, self.prepared.method.privacy
+        if privacy is None:
+            return {}
+        spent = {key: value for key, value in self._spending().items() if isfinite(value)}
+        return {
+            **spent,
+            "delta": config.delta,
+            "noise_multiplier": privacy.noise_multiplier,
+            "max_grad_norm": privacy.max_grad_norm,
+            "accountant": config.accountant,
+            "neighbours": "zero-out of one record; shard sizes are public",
+            "simulated": "the noise is a function of the seed; losses, gaps and accuracies are "
+            "measured outside of epsilon",
+        }
 
     def guarded(self, body: Callable[[], ArrayRecord]) -> Summary:
         """Run ``body`` and write the folder's other files, however it ends."""
@@ -156,6 +185,7 @@ class Session:
             else {name: getattr(smoothness, name) for name in ("L", "L_tilde", "L_max", "mu")},
             local_solve=prepared.method.local_solve() if recorder is not None else {},
             incidents=dict(prepared.strategy.incidents),
+            privacy=self._privacy(),
             seconds=float(last.get("seconds", 0.0)),
             peak_memory_bytes=peak_memory_bytes(),
             error=error,

@@ -15,6 +15,7 @@ __all__ = ["SPPMConfig"]
 _SAMPLINGS = ("full", "nice", "nonuniform", "block", "stratified")
 _GROUPED = ("block", "stratified")
 _WEIGHTED = ("nonuniform", "block")
+_CLUSTERED = ("labels", "features", "gradients")
 _INNER = ("inner-rounds", "solver", "tolerance", "dropouts")
 _DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "sppm": {
@@ -121,6 +122,8 @@ class SPPMConfig(ExperimentConfig):
                 f"rounds: {self.rounds} do not complete a cohort of {self.inner_rounds} inner "
                 "rounds, and the model would not move; give more rounds or fewer inner rounds"
             )
+        if self.private:
+            self._validate_privacy()
         if self.smoothness is not None:
             raise ConfigError(
                 f"smoothness: the steps of {self.algorithm} follow from each client's own L_i, "
@@ -166,6 +169,30 @@ class SPPMConfig(ExperimentConfig):
             raise ConfigError(
                 f"probabilities: {self.probabilities} needs constants that are not known for "
                 f"{self.model}; use uniform or give numbers"
+            )
+
+    def _validate_privacy(self) -> None:
+        """Nothing but charged releases may depend on private rows."""
+        if self.strata is not None and self.strata.split(":")[0] in _CLUSTERED:
+            raise ConfigError(
+                f"strata: {self.strata} looks at private rows, outside of the releases that are "
+                "charged; with --epsilon use contiguous, or give groups"
+            )
+        if self.probabilities in ("mu", "variance"):
+            raise ConfigError(
+                f"probabilities: {self.probabilities} follows from private rows; with --epsilon "
+                "use uniform or give numbers"
+            )
+        name, _, rest = (self.solver or "").partition(":")
+        if name in ("cg", "lbfgs"):
+            raise ConfigError(
+                f"solver: {name} infers curvature from differences of gradients, which with "
+                "--epsilon are noisy; use gd, adam:lr=.. or local-gd"
+            )
+        if name in ("gd", "local-gd") and "stepsize" not in rest and self.clip_rows is None:
+            raise ConfigError(
+                f"solver: the step of {name} would follow from private rows; give --clip-rows R, "
+                f"or {name}:stepsize=.."
             )
 
     def _validate_solver(self) -> None:

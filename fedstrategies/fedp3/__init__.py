@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         parse_layers,
         uncovered,
     )
+    from fedstrategies.fedp3.ldp import LDPFedP3
     from fedstrategies.fedp3.model_groups import groups_of
     from fedstrategies.fedp3.strategy import FedP3
     from fedstrategies.fedp3.traffic import ExpectedBytes, expected_bytes, uplink_fraction
@@ -48,6 +49,7 @@ __all__ = [
     "FedP3",
     "FedP3Client",
     "FedP3Rule",
+    "LDPFedP3",
     "LayerChoice",
     "LocalTraining",
     "OverlappedLayers",
@@ -90,6 +92,7 @@ _HOMES = {
         "uncovered",
     ),
     "model_groups": ("groups_of",),
+    "ldp": ("LDPFedP3",),
     "strategy": ("FedP3",),
     "traffic": ("ExpectedBytes", "expected_bytes", "uplink_fraction"),
 }

@@ -8,6 +8,7 @@ import torch
 from flwr.app import Context
 from torch import Tensor
 
+from fedstrategies.fedp3.algorithm import FedP3Rule
 from fedstrategies.fedp3.head import PersonalHead
 from fedstrategies.fedp3.model_groups import groups_of
 from fedstrategies.fedp3.settings import rule_of
@@ -22,6 +23,8 @@ __all__ = ["FedP3Client"]
 
 class FedP3Client(BaseClient):
     """Trains the model it was sent and answers with the layers that are its own.
+
+    With ``privacy`` every local step is one release of the gradient in L_i.
 
     Parameters
     ----------
@@ -56,6 +59,24 @@ class FedP3Client(BaseClient):
         """
         return rule_of(constants, spec, self.groups)
 
+    def at_work(self, rule: ClientRule) -> Objective:
+        """f_i; a private client releases L_i alone, clipped jointly over it.
+
+        Raises
+        ------
+        ValueError
+            If the server asks a private client to train layers that it does not send.
+        """
+        assert isinstance(rule, FedP3Rule)
+        if self.private is None or all(rule.downlink.assigned):
+            return self.objective
+        if rule.trained != "assigned":
+            raise ValueError(
+                "a private client trains what it releases, the layers in L_i: others that it "
+                "trained would enter the next gradients and are not charged; use LDPFedP3"
+            )
+        return self.releasing(rule.downlink.own)
+
     def measure(self, x: Tensor, constants: tuple[float, ...]) -> dict[str, float]:
         """Loss and accuracy of the server's model, and those of a personal head beside them.
 
@@ -65,8 +86,18 @@ class FedP3Client(BaseClient):
             Server model, shape (d,).
         constants : tuple of float
             Empty, or steps and step size of a personal head.
+
+        Raises
+        ------
+        ValueError
+            If a private client is to tune a head.
         """
         measured = super().measure(x, ())
+        if constants and self.private is not None:
+            raise ValueError(
+                "a personal head is trained on private rows, outside of what is charged; leave it "
+                "out, or privacy"
+            )
         if constants:
             steps, stepsize = constants
             partition = torch.tensor([int(self.context.node_config.get("partition-id", 0))])

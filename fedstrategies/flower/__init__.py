@@ -1,5 +1,6 @@
 """The contract with Flower, shared by all algorithms."""
 
+from fedstrategies.flower.accounts import Accounts
 from fedstrategies.flower.app import ClientFn, FedApp, client_app
 from fedstrategies.flower.client import BaseClient
 from fedstrategies.flower.contract import (
@@ -18,6 +19,7 @@ from fedstrategies.flower.metrics import weighted_mean
 from fedstrategies.flower.strategy import BaseStrategy
 
 __all__ = [
+    "Accounts",
     "AllClientsFailed",
     "AssembledRule",
     "Assignment",

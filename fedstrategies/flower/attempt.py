@@ -32,6 +32,8 @@ class Attempt(ABC):
         A memory is lost and the server has no copy.
     faulty : dict of int to str
         Partitions that failed by their own fault, and how.
+    spent : set of int
+        Those of them whose privacy budget allows no release any more.
     """
 
     def __init__(self, strategy: BaseStrategy, round: int) -> None:
@@ -41,6 +43,7 @@ class Attempt(ABC):
         self.failures: list[str] = []
         self.must_reset = False
         self.faulty: dict[int, str] = {}
+        self.spent: set[int] = set()
 
     @property
     def asked(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -14,12 +14,18 @@ from fedstrategies.compressors import Floats, Payload
 from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.contract import Assignment, CohortSession, Delivery
 from fedstrategies.flower.control import Request, Response
+from fedstrategies.flower.ledger import SPENT
+from fedstrategies.flower.spending import payers_of
+from fedstrategies.privacy import BudgetSpent
 from fedstrategies.wire import encoded_sizes
 
 if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
 
 __all__ = ["BatchedRound"]
+
+_Step: TypeAlias = tuple[Tensor, Payload, Tensor]
+"""Partition ids, their messages and their losses."""
 
 
 class BatchedRound(Attempt):
@@ -37,25 +43,20 @@ class BatchedRound(Attempt):
         super().__init__(strategy, round)
         strategy.ledger.open_attempt([])
         self.session = session
+        self._payers = payers_of(session.objective)
         self._losses: list[Tensor] = []
         self._deliveries: list[Delivery] = []
 
     def step(self) -> list[Delivery]:
         """Every client's message, and the byte counters that go with it."""
-        strategy, objective = self.strategy, self.session.objective
-        assert strategy.memory is not None
         for assignment in self.plan:
-            rows = assignment.partition_ids
-            everyone = len(rows) == strategy.clients
-            payload, losses = assignment.rule.step(
-                strategy.memory,
-                self.sent(assignment),
-                objective,
-                self.keys(assignment),
-                clients=None if everyone else rows,
-            )
-            self._count(assignment, payload)
-            rows, payload, losses = self._drop_non_finite(rows, payload, losses)
+            asked = assignment.partition_ids
+            self._count_requests(assignment)
+            found = self._solvent(assignment) if self._payers else self._run(assignment, asked)
+            self._count_replies(asked, found)
+            if found is None:
+                continue
+            rows, payload, losses = self._drop_non_finite(*found)
             if len(rows):
                 self._losses.append(losses)
                 self._deliveries.append(
@@ -63,7 +64,47 @@ class BatchedRound(Attempt):
                 )
         return self._deliveries
 
-    def _count(self, assignment: Assignment, payload: Payload) -> None:
+    def _run(self, assignment: Assignment, rows: Tensor) -> _Step:
+        """Messages and losses of some of an assignment's clients."""
+        keys, strategy = self.keys(assignment), self.strategy
+        assert strategy.memory is not None
+        if len(rows) < len(keys):
+            keys = keys[torch.isin(assignment.partition_ids, rows)]
+        payload, losses = assignment.rule.step(
+            strategy.memory,
+            self.sent(assignment),
+            self.session.objective,
+            keys,
+            clients=None if len(rows) == strategy.clients else rows,
+        )
+        return rows, payload, losses
+
+    def _solvent(self, assignment: Assignment) -> _Step | None:
+        """The same of those whose privacy budgets last for all of their local steps.
+
+        Where one ends half-way, its charges stand and the others begin again from their old
+        ledgers: the same counts at the same points give the same releases, so they are made, and
+        charged, once.
+        """
+        payers, rows = self._payers, assignment.partition_ids
+        while True:
+            broke = torch.tensor([payers[row].spent for row in rows.tolist()], dtype=torch.bool)
+            for partition in rows[broke].tolist():
+                self.failures.append(f"partition {partition}: {SPENT}")
+                self.faulty[partition] = SPENT
+                self.spent.add(partition)
+            rows = rows[~broke]
+            if not len(rows):
+                return None
+            before = [payers[row].ledger for row in rows.tolist()]
+            try:
+                return self._run(assignment, rows)
+            except BudgetSpent:
+                for row, ledger in zip(rows.tolist(), before, strict=True):
+                    if not payers[row].spent:
+                        payers[row].ledger = ledger
+
+    def _count_requests(self, assignment: Assignment) -> None:
         count = len(assignment.partition_ids)
         frames = self.frames(assignment) if assignment.parts else ()
         sent = self.sent(assignment)
@@ -71,7 +112,20 @@ class BatchedRound(Attempt):
         model = sum(int(encoded_sizes(part)) for part in frames) or frame
         request = model + Request.size(assignment.constants_of(0), assignment.spec)
         self.strategy.bytes.downlink += count * request + len(assignment.settlements) * frame
-        self.strategy.bytes.uplink += int(encoded_sizes(payload).sum()) + count * Response.SIZE
+        accounts = self.strategy.accounts
+        if accounts.private:
+            told = (accounts.account(row).to_bytes() for row in assignment.partition_ids.tolist())
+            self.strategy.bytes.downlink += sum(map(len, told))
+
+    def _count_replies(self, asked: Tensor, found: _Step | None) -> None:
+        counters = self.strategy.bytes
+        counters.uplink += len(asked) * Response.SIZE
+        if found is not None:
+            counters.uplink += int(encoded_sizes(found[1]).sum())
+        for row in asked.tolist() if self._payers else ():
+            ledger = self._payers[row].ledger
+            counters.uplink += len(ledger.to_bytes())
+            self.strategy.accounts.heard(row, ledger, up_to=self.strategy.ledger.sequence)
 
     def _drop_non_finite(
         self, rows: Tensor, payload: Payload, losses: Tensor
@@ -92,9 +146,16 @@ class BatchedRound(Attempt):
             self.strategy.ledger.commit_batch(delivery.partition_ids)
 
     def metrics(self) -> MetricRecord:
-        """The weighted mean loss, summed in partition order as the message path does."""
+        """The weighted mean loss, summed in partition order as the message path does.
+
+        Without the losses that are not released.
+        """
         rows = np.concatenate([delivery.partition_ids.numpy() for delivery in self._deliveries])
         losses = np.concatenate([losses.numpy() for losses in self._losses])
+        told = ~np.isnan(losses)
+        if not told.any():
+            return MetricRecord()
+        rows, losses = rows[told], losses[told]
         if len(self._deliveries) > 1:
             order = rows.argsort()
             rows, losses = rows[order], losses[order]

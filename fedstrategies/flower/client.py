@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from math import isnan, nan
 from typing import cast, overload
 
 import numpy as np
@@ -19,11 +20,11 @@ from fedstrategies.flower.control import (
     Request,
     Response,
     Status,
-    unpack_constants,
 )
 from fedstrategies.flower.receipts import Decision, Receipts
 from fedstrategies.flower.records import (
     CONTROL,
+    LEDGER,
     blob_of,
     load_memory,
     load_receipts,
@@ -32,7 +33,8 @@ from fedstrategies.flower.records import (
     save_state,
     single_config,
 )
-from fedstrategies.objectives import Objective
+from fedstrategies.flower.working import WorkingClient
+from fedstrategies.privacy import BudgetSpent
 from fedstrategies.wire import decode, decode_vector, encode
 
 __all__ = ["BaseClient"]
@@ -41,7 +43,7 @@ Scalar = bool | bytes | float | int | str
 Arrays = list[npt.NDArray[np.uint8]]
 
 
-class BaseClient(NumPyClient):
+class BaseClient(WorkingClient, NumPyClient):
     """A client of one of this suite's algorithms.
 
     It is built anew for every message (Flower does so), and keeps everything that must last in
@@ -56,14 +58,15 @@ class BaseClient(NumPyClient):
         The client's f_i.
     evaluation : Objective or None
         The same loss on the examples that `evaluate` measures on; None: those of ``objective``.
-    """
+    privacy : Privacy or None
+        None: gradients are exact. Otherwise the client trains on private releases of f_i alone
+        (`fedstrategies.privacy.PrivateObjective`), and every one of them is charged.
 
-    def __init__(
-        self, context: Context, *, objective: Objective, evaluation: Objective | None = None
-    ) -> None:
-        self.context = context
-        self.objective = objective
-        self.evaluation = objective if evaluation is None else evaluation
+    Raises
+    ------
+    PrivacyError
+        If the objective has no private gradients.
+    """
 
     @abstractmethod
     def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:
@@ -74,14 +77,6 @@ class BaseClient(NumPyClient):
         ValueError
             If this client cannot follow (an unknown compressor, say).
         """
-
-    def measure(self, x: Tensor, constants: tuple[float, ...]) -> dict[str, float]:
-        """What `evaluate` reports of the received model, ``loss`` among it.
-
-        ``constants`` are what the strategy's ``evaluation_constants`` gave for this client.
-        """
-        batch = self.evaluation.as_batch
-        return {"loss": float(batch.values(x)[0]), "accuracy": float(batch.accuracy(x)[0])}
 
     def keep(self) -> None:
         """Put what else must last into ``context.state``; called after each upload (default: none).
@@ -98,13 +93,13 @@ class BaseClient(NumPyClient):
         (record,) = records_of(message.content, ArrayRecord)
         blobs = [blob_of(record[name]) for name in sorted(record, key=int)]
         arrays, examples, metrics = self.fit(blobs, cast(dict[str, Scalar], dict(config)))
-        control = metrics.pop(CONTROL)
+        fields = {key: metrics.pop(key) for key in (CONTROL, LEDGER) if key in metrics}
         reply = RecordDict(
             {
                 "arrays": ArrayRecord(
                     {str(i): raw_array(array.tobytes()) for i, array in enumerate(arrays)}
                 ),
-                "config": ConfigRecord({CONTROL: control}),
+                "config": ConfigRecord({**fields}),
                 "metrics": MetricRecord(
                     {"num-examples": examples, **cast(dict[str, float], metrics)}
                 ),
@@ -135,13 +130,14 @@ class BaseClient(NumPyClient):
             The model's frame (frames, if the rule assembles it), then the recovery frames if the
             request orders a recovery, then the settlement's frame if it announces one.
         config : dict
-            The control fields under ``"fedstrategies"``.
+            The control fields under ``"fedstrategies"``; under ``"fedstrategies.ledger"`` the
+            server's copy of a private client's account.
 
         Returns
         -------
         tuple
             The upload's frame (none if there is no upload), the number of examples, and the
-            control fields with the loss f_i(x).
+            control fields, with the loss f_i(x) unless it is private, and the ledger if so.
         """
         request = Request.from_bytes(_control(config))
         receipts = load_receipts(self.context.state)
@@ -158,9 +154,13 @@ class BaseClient(NumPyClient):
         rule = self.rule(request.constants, request.spec)
         x, extra = self._received(parameters, rule)
         memory, changed = self._settle(decision, receipts, request, x, extra, rule)
-        payload, losses = rule.step(memory, x, self.objective.as_batch, torch.tensor([request.key]))
+        try:
+            payload, loss = self._step(rule, memory, x, request.key, config)
+        except BudgetSpent:
+            save_state(self.context.state, receipts.after_lost(request), None)
+            return self._refuse(request, Status.SPENT)
         blob = encode(payload)
-        receipts = receipts.after_upload(request, blob, float(losses[0]))
+        receipts = receipts.after_upload(request, blob, loss)
         save_state(self.context.state, receipts, memory if changed else None)
         self.keep()
         return self._reply(request, receipts)
@@ -179,7 +179,9 @@ class BaseClient(NumPyClient):
         """What `measure` says of the received model on this client's data.
 
         Called as ``evaluate(message, context)`` it answers with a message; called as
-        ``evaluate(parameters, config)`` it is NumPyClient's method.
+        ``evaluate(parameters, config)`` it is NumPyClient's method. A private client tells its
+        number of examples and nothing else, unless its privacy is simulated: then it measures as
+        if it were not private, outside of epsilon.
         """
         if isinstance(parameters, Message):
             (record,) = records_of(parameters.content, ArrayRecord)
@@ -188,13 +190,13 @@ class BaseClient(NumPyClient):
             self.context = config
             configs = records_of(parameters.content, ConfigRecord)
             known = {key: value for record in configs for key, value in record.items()}
-            measured = self._evaluate(blob_of(array), known)
+            measured = self._evaluate(blob_of(array).tobytes(), known)
             examples = self.evaluation.num_examples
             metrics = MetricRecord({"num-examples": examples, **measured})
             return Message(RecordDict({"metrics": metrics}), reply_to=parameters)
         assert not isinstance(config, Context)
-        measured = self._evaluate(parameters[0], config)
-        return measured.pop("loss"), self.evaluation.num_examples, {**measured}
+        measured = self._evaluate(bytes(parameters[0]), config)
+        return measured.pop("loss", nan), self.evaluation.num_examples, {**measured}
 
     # ---------------------------------------------------------------- internals
 
@@ -214,13 +216,6 @@ class BaseClient(NumPyClient):
         if not isinstance(rule, GuidedRule):
             return decode_vector(blob, dimension=dimension), extra
         return decode_vector(blob, dimension=rule.vectors * dimension).view(-1, dimension), extra
-
-    def _evaluate(
-        self, blob: npt.NDArray[np.uint8], config: Mapping[str, object]
-    ) -> dict[str, float]:
-        x = decode_vector(bytes(blob), dimension=self.objective.dimension)
-        constants = config.get(CONTROL, b"")
-        return self.measure(x, unpack_constants(constants if isinstance(constants, bytes) else b""))
 
     def _settle(
         self,
@@ -266,7 +261,9 @@ class BaseClient(NumPyClient):
             base=pending.base,
         )
         blob = np.frombuffer(pending.blob, dtype=np.uint8)
-        metrics: dict[str, Scalar] = {CONTROL: response.to_bytes(), "loss": pending.loss}
+        metrics: dict[str, Scalar] = {CONTROL: response.to_bytes(), **self._ledger()}
+        if not isnan(pending.loss):
+            metrics["loss"] = pending.loss
         return [blob], self.objective.num_examples, metrics
 
     def _refuse(self, request: Request, status: Status) -> tuple[Arrays, int, dict[str, Scalar]]:
@@ -277,7 +274,8 @@ class BaseClient(NumPyClient):
             round=request.round,
             base=0,
         )
-        return [], self.objective.num_examples, {CONTROL: response.to_bytes()}
+        told = self._ledger() if status is Status.SPENT else {}
+        return [], self.objective.num_examples, {CONTROL: response.to_bytes(), **told}
 
 
 def _control(config: Mapping[str, Scalar]) -> bytes:

@@ -189,6 +189,7 @@ class Status(IntEnum):
     UPLOAD = 0
     STALE = 1  # an older or redelivered request: nothing done
     LOST = 2  # the acknowledged upload is unknown here: the memory must be restored
+    SPENT = 3  # the privacy budget allows no release: this client trains no more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +213,11 @@ class Response:
     base: int
 
     SIZE = _RESPONSE.size
+
+    @property
+    def attempt(self) -> tuple[int, int]:
+        """(session, sequence)."""
+        return self.session, self.sequence
 
     def to_bytes(self) -> bytes:
         """Pack into `SIZE` bytes."""

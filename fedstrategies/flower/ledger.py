@@ -11,13 +11,19 @@ from torch import Tensor
 
 from fedstrategies.flower.control import MemoryCommand, Response, Status, Tag
 
-__all__ = ["Ledger", "Rejected"]
+__all__ = ["SPENT", "Ledger", "Rejected", "Spent"]
 
 _MAXIMUM_BACKOFF = 64
+
+SPENT = "its privacy budget is spent; it trains no more"
 
 
 class Rejected(ValueError):
     """A reply the server must not use; says why."""
+
+
+class Spent(Rejected):
+    """The client's privacy budget is spent."""
 
 
 @dataclass
@@ -53,6 +59,11 @@ class Ledger:
         """Begin an attempt: a new id, and one answer expected of each partition."""
         self.sequence += 1
         self._open = set(partition_ids)
+
+    @property
+    def attempt(self) -> tuple[int, int]:
+        """(session, sequence) of the current attempt."""
+        return self.session, self.sequence
 
     def accepted(self, partition: int) -> Tag:
         """Tag of the last upload of ``partition`` that was used."""
@@ -92,6 +103,8 @@ class Ledger:
         Rejected
             If the reply is of another attempt, a duplicate, not an upload, or computed from a
             memory other than the one the server knows.
+        Spent
+            If the client may not make any more releases.
         """
         if response.session != self.session:
             raise Rejected("answers a request of another run")
@@ -104,6 +117,9 @@ class Ledger:
         if response.status is Status.LOST:
             self._open.discard(partition)
             raise Rejected("its memory is lost; it will be restored with the next request")
+        if response.status is Status.SPENT:
+            self._open.discard(partition)
+            raise Spent(SPENT)
         if response.status is not Status.UPLOAD:
             raise Rejected(f"answered {response.status.name.lower()}")
         if response.base != self.accepted(partition).digest():

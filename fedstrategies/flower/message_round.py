@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,19 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from fedstrategies.compressors import Payload
+from fedstrategies.flower.accounts import read_ledger, work_of
 from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.contract import Assignment, Delivery
 from fedstrategies.flower.control import MemoryCommand, Request, Response, Status, Tag
-from fedstrategies.flower.ledger import Rejected
-from fedstrategies.flower.records import CONTROL, blob_of, raw_array, records_of, single_config
+from fedstrategies.flower.ledger import Rejected, Spent
+from fedstrategies.flower.records import (
+    CONTROL,
+    LEDGER,
+    blob_of,
+    raw_array,
+    records_of,
+    single_config,
+)
 from fedstrategies.wire import decode, encode, encode_vector
 
 if TYPE_CHECKING:
@@ -72,15 +81,25 @@ class MessageRound(Attempt):
                 counters.recovery += sum(map(len, recovery))
                 counters.downlink += sum(map(len, blobs)) + len(control)
                 counters.downlink += sum(map(len, extra[len(recovery) :]))
+                fields = {CONTROL: control, **self._account(partition)}
+                counters.downlink += len(fields.get(LEDGER, b""))
+                self.strategy.accounts.asked(
+                    partition, request.sequence, work_of(assignment.rule_of(position))
+                )
                 self._partition_at[node] = partition
                 content = RecordDict(
                     {
                         self.strategy.arrayrecord_key: arrays,
-                        self.strategy.configrecord_key: ConfigRecord({**user, CONTROL: control}),
+                        self.strategy.configrecord_key: ConfigRecord({**user, **fields}),
                     }
                 )
                 messages.append(Message(content, dst_node_id=node, message_type=MessageType.TRAIN))
         return messages
+
+    def _account(self, partition: int) -> dict[str, bytes]:
+        """What a private client is told of its own spending; nothing for others."""
+        told = self.strategy.accounts.account(partition).to_bytes()
+        return {LEDGER: told} if told else {}
 
     def _with_recovery(self, request: Request, partition: int) -> tuple[Request, list[bytes]]:
         """What the recovery orders, and its frames; a memory that is replaced needs no settling."""
@@ -114,6 +133,7 @@ class MessageRound(Attempt):
         for reply in replies:
             partition = self._partition_at.get(reply.metadata.src_node_id)
             if partition is None:
+                self._note_of_stranger(reply)
                 continue  # nobody asked this node in this attempt
             if reply.has_error():
                 reason = reply.error.reason or "no reason given"
@@ -124,6 +144,9 @@ class MessageRound(Attempt):
                 continue
             try:
                 tag, payload = self._read(reply.content, partition, templates[partition])
+            except Spent as error:
+                self.spent.add(partition)
+                causes[partition] = self.faulty[partition] = str(error)
             except Rejected as error:
                 causes.setdefault(partition, str(error))
             except ValueError as error:  # WireError, ProtocolError and malformed records
@@ -148,7 +171,8 @@ class MessageRound(Attempt):
         ]
 
     def _read(self, content: RecordDict, partition: int, expected: Payload) -> tuple[Tag, Payload]:
-        control = single_config(content)[CONTROL]
+        config = single_config(content)
+        control = config[CONTROL]
         blobs = [
             blob_of(array).tobytes()
             for record in records_of(content, ArrayRecord)
@@ -157,8 +181,11 @@ class MessageRound(Attempt):
         if not isinstance(control, bytes) or len(blobs) > 1:
             raise ValueError("expected one control field of bytes and at most one blob")
         blob = blobs[0] if blobs else b""
+        told = config.get(LEDGER, b"")
         self.strategy.bytes.uplink += len(blob) + len(control)
+        self.strategy.bytes.uplink += len(told) if isinstance(told, bytes) else 0
         response = Response.from_bytes(control)
+        self._note_spending(partition, response, config)
         try:
             tag = self.strategy.ledger.judge(partition, response, blob)
         except Rejected:
@@ -171,9 +198,31 @@ class MessageRound(Attempt):
             raise ValueError(f"upload is of kind {payload.kind}, expected {expected.kind}")
         return tag, payload
 
+    def _note_spending(self, partition: int, response: Response, config: ConfigRecord) -> None:
+        """Keep what a reply says of its client's ledger, whatever else becomes of the reply."""
+        strategy, current = self.strategy, response.session == self.strategy.ledger.session
+        if LEDGER in config:
+            covered = response.sequence if current else 0
+            strategy.accounts.heard(partition, read_ledger(config[LEDGER]), up_to=covered)
+        elif response.status is Status.UPLOAD and current:
+            strategy.accounts.heard_plain(partition, up_to=response.sequence)
+        elif response.status is Status.LOST and response.attempt == strategy.ledger.attempt:
+            strategy.accounts.released_nothing(partition, response.sequence)
+
+    def _note_of_stranger(self, reply: Message) -> None:
+        """A late reply of a client that was not asked this time: its ledger, if it is sound."""
+        partition = self.strategy.nodes.index_of(reply)
+        if reply.has_error() or partition >= self.strategy.clients:
+            return
+        with suppress(ValueError, AssertionError):
+            config = single_config(reply.content)
+            control = config[CONTROL]
+            assert isinstance(control, bytes)
+            self._note_spending(partition, Response.from_bytes(control), config)
+
     def _recover(self, partition: int, response: Response) -> None:
         ledger = self.strategy.ledger
-        if (response.session, response.sequence) != (ledger.session, ledger.sequence):
+        if response.attempt != ledger.attempt:
             return
         if self.strategy.memory is None:
             self.must_reset = True

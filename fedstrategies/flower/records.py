@@ -15,6 +15,7 @@ from fedstrategies.flower.receipts import Receipts
 
 __all__ = [
     "CONTROL",
+    "LEDGER",
     "blob_of",
     "load_memory",
     "load_receipts",
@@ -28,6 +29,9 @@ __all__ = [
 
 CONTROL = "fedstrategies"
 """Key of the control fields in a message's config, and of our records in ``context.state``."""
+
+LEDGER = "fedstrategies.ledger"
+"""Key beside it, for private clients: an account in requests, a ledger in replies."""
 
 _MEMORY = "fedstrategies.memory"
 _RECEIPTS = "receipts"

@@ -18,13 +18,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
+from fedstrategies.flower.accounts import Accounts
 from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.batched_round import BatchedRound
 from fedstrategies.flower.contract import Assignment, Callback, Delivery, Update
 from fedstrategies.flower.counters import ByteCounters
 from fedstrategies.flower.errors import Diverged
 from fedstrategies.flower.evaluation import evaluation_messages, evaluation_metrics
-from fedstrategies.flower.ledger import Ledger
+from fedstrategies.flower.ledger import SPENT, Ledger
 from fedstrategies.flower.loop import drive
 from fedstrategies.flower.message_round import MessageRound
 from fedstrategies.flower.metrics import aggregate_metrics
@@ -32,6 +33,7 @@ from fedstrategies.flower.nodes import NodeDirectory
 from fedstrategies.flower.records import tensor_of, to_arrays
 from fedstrategies.flower.settings import StrategySettings
 from fedstrategies.layout import Layout
+from fedstrategies.privacy import BudgetSpent
 
 __all__ = ["BaseStrategy"]
 
@@ -60,8 +62,13 @@ class BaseStrategy(StrategySettings, Strategy):
         """What went wrong in the last attempt, one line per client."""
         self.memory: Mapping[str, Tensor] | None = None
         """The server's copy of the clients' effective memories, (n, d) each; None: reset rule."""
+        self.accounts = Accounts()
+        """What the clients have spent of their privacy; of n clients once the first round begins.
+
+        May be replaced before that by those of an earlier run with the same clients."""
         self.evaluating: set[int] = set()
         """Nodes whose evaluation is awaited."""
+        self._told_of_noise = False
         self._attempt: Attempt | None = None
         self._x: Tensor | None = None
         self._arrays: ArrayRecord | None = None
@@ -91,6 +98,9 @@ class BaseStrategy(StrategySettings, Strategy):
 
     def begin(self, num_rounds: int) -> None:
         """Look at how many rounds `start` was asked for (default: nothing)."""
+
+    def note_noise(self) -> None:
+        """Clients turned out to be private, with noise in what they send (default: nothing)."""
 
     def hopeless(self, faulty: int, asked: int) -> bool:
         """Whether to give up, as ``faulty`` of the clients asked failed by their own fault."""
@@ -165,6 +175,7 @@ class BaseStrategy(StrategySettings, Strategy):
         self._initial = arrays
         x = self.layout.flatten(named)
         self.ledger = Ledger(found)
+        self.accounts = self.accounts.sized(found)
         self.prepare(x)
         self._x = x
         self._make_memory()
@@ -208,6 +219,8 @@ class BaseStrategy(StrategySettings, Strategy):
         ------
         AllClientsFailed
             If every client of the cohort failed.
+        BudgetSpent
+            If a client's privacy budget is spent and rounds are redone without it.
         Diverged
             If the model is not finite any more.
         """
@@ -228,7 +241,16 @@ class BaseStrategy(StrategySettings, Strategy):
         self.failures = tuple(attempt.failures)
         for line in attempt.failures:
             logger.warning("round %d: %s", attempt.round, line)
+        if not self._told_of_noise and self.accounts.noisy:
+            self._told_of_noise = True
+            self.note_noise()
         attempt.raise_if_hopeless()
+        if attempt.spent and self.on_failure == "redo":
+            # Asking again would charge all others, and come to nothing.
+            raise BudgetSpent(
+                f"round {attempt.round}: partition {min(attempt.spent)}: {SPENT}; rounds need "
+                "every client (on_failure = 'redo')"
+            )
         if attempt.must_reset:
             self._reset()
             return False
@@ -311,7 +333,7 @@ class BaseStrategy(StrategySettings, Strategy):
 
         Raises
         ------
-        AllClientsFailed, Diverged
+        AllClientsFailed, BudgetSpent, Diverged
             As `aggregate_train`.
         """
         return drive(

@@ -19,6 +19,7 @@ from fedstrategies.privacy.noise import (
 )
 from fedstrategies.privacy.objective import PrivateObjective
 from fedstrategies.privacy.secret import SECRET_BYTES, Secret, fresh_secret, simulated_secret
+from fedstrategies.privacy.settings import Privacy
 from fedstrategies.privacy.smoothness import (
     clip_rows,
     clipped_logistic_smoothness,
@@ -33,6 +34,7 @@ __all__ = [
     "GaussianMechanism",
     "Ledger",
     "NoisePurpose",
+    "Privacy",
     "PrivacyError",
     "PrivateObjective",
     "PrivateObjectives",

@@ -17,6 +17,7 @@ from fedstrategies.objectives import (
     PersonalObjective,
     PersonalObjectives,
 )
+from fedstrategies.privacy import Privacy
 from fedstrategies.random import Purpose, client_keys
 from fedstrategies.saved_model import save_model
 from fedstrategies.scafflix.algorithm import FedAvgRule, FLIXRule, ScafflixRule
@@ -47,6 +48,9 @@ class ScafflixClient(BaseClient):
         The same loss on the examples that `evaluate` measures on; None: the training examples.
     save_to : Path or None
         File (safetensors) that every evaluation replaces by the deployed model it measured.
+    privacy : Privacy or None
+        See `BaseClient`; for alpha_i = 1 alone. x_i* is trained on private rows, the gradients
+        are asked for at mixtures with it, and what that tells of it is not among the releases.
 
     Raises
     ------
@@ -62,22 +66,23 @@ class ScafflixClient(BaseClient):
         solver: LocalSolver | None = None,
         evaluation: Objective | None = None,
         save_to: Path | None = None,
+        privacy: Privacy | None = None,
     ) -> None:
-        if isinstance(objective, PersonalObjective):
-            if solver is not None:
-                raise ValueError("the PersonalObjective has a solver already; give it there")
-            personal = objective
-        else:
+        known = objective if isinstance(objective, PersonalObjective) else None
+        if known is not None and solver is not None:
+            raise ValueError("the PersonalObjective has a solver already; give it there")
+        plain = objective if known is None else known.objective
+        super().__init__(context, objective=plain, evaluation=evaluation, privacy=privacy)
+        if known is None or self.private is not None:
             partition = torch.tensor([int(context.node_config.get("partition-id", 0))])
-            personal = PersonalObjective(
-                objective=objective,
+            known = PersonalObjective(
+                objective=self.objective,
                 solver=solver,
                 key=client_keys(0, 0, partition, Purpose.LOCAL_OPTIMUM),
             )
-        super().__init__(context, objective=personal, evaluation=evaluation or personal.objective)
-        self.personal = personal
+        self.objective = self.personal = known
         self.save_to = save_to
-        self._was_known = personal.solved or self._recall()
+        self._was_known = known.solved or self._recall()
 
     def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:
         """The client half that ``spec`` names.
@@ -88,14 +93,16 @@ class ScafflixClient(BaseClient):
         Raises
         ------
         ValueError
-            If the server asks for anything else.
+            If the server asks for anything else, or for a mixture with x_i* of a private client.
         """
         if spec == "scafflix" and len(constants) == 4:
             steps, p, gamma, alpha = constants
+            self._check_mixture(alpha)
             return ScafflixRule(local_steps=int(steps), p=p, gamma=(gamma,), alpha=(alpha,))
         if spec == "fedavg" and len(constants) == 2:
             return FedAvgRule(local_steps=int(constants[0]), gamma=(constants[1],))
         if spec == "flix" and len(constants) == 1:
+            self._check_mixture(constants[0])
             return FLIXRule(alpha=constants)
         raise ValueError(
             f"the server asks for {spec!r} with {len(constants)} constants; ScafflixClient works "
@@ -115,13 +122,14 @@ class ScafflixClient(BaseClient):
         Raises
         ------
         ValueError
-            If the server's strategy is not one of this room's.
+            If the server's strategy is not one of this room's, or as `rule`.
         """
         if len(constants) != 1:
             raise ValueError(
                 "the evaluate message carries no alpha_i; is the server's strategy one of "
                 "Scafflix, IScaffnew, Scaffnew, FLIX, FedAvg?"
             )
+        self._check_mixture(*constants)
         alpha = torch.tensor(constants, dtype=torch.float64)
         batch = self.objective.as_batch
         assert isinstance(batch, PersonalObjectives)
@@ -135,6 +143,13 @@ class ScafflixClient(BaseClient):
             PERSONAL: float(self.evaluation.accuracy(deployed)),
         }
         return {name: value for name, value in measured.items() if value == value}
+
+    def _check_mixture(self, alpha: float) -> None:
+        if self.private is not None and alpha < 1.0:
+            raise ValueError(
+                f"alpha = {alpha:g} needs x_i*, which is trained on private rows and is not among "
+                "the releases that are charged; with privacy, alpha must be 1"
+            )
 
     def keep(self) -> None:
         """Keep a newly found x_i* in the node's state for the messages to come."""

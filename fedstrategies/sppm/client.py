@@ -22,6 +22,8 @@ class SPPMClient(BaseClient):
         The client's f_i.
     evaluation : Objective or None
         The same loss on the examples that `evaluate` measures on; None: those of ``objective``.
+    privacy : Privacy or None
+        See `BaseClient`. Every exchange of gradients is one release, of models H releases.
     """
 
     def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:

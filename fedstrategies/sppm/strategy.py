@@ -299,6 +299,15 @@ class SPPM(ImportanceStrategy):
         solve = self._current(self.x)
         return faulty == len(solve.members) and solve.tries == MOST_TRIES
 
+    def note_noise(self) -> None:
+        """Say so if the solver takes differences of gradients for curvature."""
+        if isinstance(self.solver, LBFGS | ConjugateGradient):
+            logger.warning(
+                "solver %s infers curvature from differences of gradients, and the clients' are "
+                "private: noise enters it, and the step sizes; gd is made for that",
+                self.solver.spec,
+            )
+
     def summary(self) -> None:
         """Log what was chosen and from what."""
         logger.info("\t├──> %s, solver %s", type(self).__name__, self.solver.spec)

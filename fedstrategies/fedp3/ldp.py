@@ -1,0 +1,45 @@
+"""FedP3 under local differential privacy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedstrategies.fedp3.strategy import FedP3
+
+__all__ = ["LDPFedP3"]
+
+
+class LDPFedP3(FedP3):
+    """FedP3 under local differential privacy: each local step is one release of the client.
+
+    The clients must be private (``FedP3Client(..., privacy=Privacy(...))``): the gradient of each
+    example is clipped to norm C jointly over the layers in L_i, summed over a Poisson sample,
+    and noise N(0, sigma^2 C^2) added to every coordinate of L_i; l2 comes after. Only L_i is
+    trained (``trained="assigned"``), so that the points asked about are functions of what was
+    released; P_i looks at the server's model and Q_i at public draws, never at data. Neighbouring
+    shards differ by setting one record's gradient to zero; their sizes are public.
+
+    With sigma = 0 and C infinite it is `FedP3` with ``trained="assigned"``.
+
+    Parameters
+    ----------
+    **settings
+        See `FedP3`; without ``trained`` and ``personal_head``.
+
+    Raises
+    ------
+    ValueError
+        For a personal head, which is trained on private rows outside the releases, or settings
+        that are impossible.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        if settings.get("personal_head") is not None:
+            raise ValueError(
+                "personal_head: it is trained on private rows outside of the releases; leave it out"
+            )
+        if settings.setdefault("trained", "assigned") != "assigned":
+            raise ValueError(
+                "trained: a private client trains what it releases, the layers in L_i ('assigned')"
+            )
+        super().__init__(**settings)

@@ -1,0 +1,260 @@
+"""What the clients have spent of their privacy, as far as the server knows."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedstrategies.flower.contract import ClientRule
+from fedstrategies.flower.errors import ProtocolError
+from fedstrategies.privacy import Accountant, composed_epsilon
+from fedstrategies.privacy import Ledger as PrivacyLedger
+
+__all__ = ["Account", "Accounts", "read_ledger", "work_of"]
+
+_OWED = struct.Struct("<Q")
+_HEAD = struct.Struct("<4sI")
+_ENTRY = struct.Struct("<QI")
+_MAGIC = b"ACC1"
+_MOST_OWED = 2**32
+_MOST_MECHANISMS = 16
+# Outside of these Opacus raises, or takes seconds to for ever. Moving to the nearer end only
+# raises epsilon; below the smallest sigma it is counted as infinite.
+_LEAST_SIGMA, _MOST_SIGMA, _LEAST_RATE = 1e-3, 1e3, 1e-12
+
+
+def work_of(rule: ClientRule) -> int:
+    """Gradient steps of one request, up to a factor that is the client's own and stays the same.
+
+    ``rule.local_steps``, of which a rule with a number for each client has one here; 1 for a rule
+    that has no such attribute.
+    """
+    steps: int | tuple[int, ...] = getattr(rule, "local_steps", 1)
+    return max(steps) if isinstance(steps, tuple) else steps
+
+
+def read_ledger(data: object) -> PrivacyLedger:
+    """A ledger that came over the network.
+
+    Raises
+    ------
+    ValueError
+        If it is no ledger, or one of more mechanisms than any honest client has (16).
+    """
+    if not isinstance(data, bytes):
+        raise ProtocolError(f"ledger of privacy: expected bytes, got {type(data).__name__}")
+    ledger = PrivacyLedger.from_bytes(data)
+    if len(ledger.segments) > _MOST_MECHANISMS:
+        raise ProtocolError(
+            f"ledger of privacy: {len(ledger.segments)} mechanisms, at most "
+            f"{_MOST_MECHANISMS} are taken"
+        )
+    return ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What a request tells a client about its own spending.
+
+    Attributes
+    ----------
+    ledger : fedstrategies.privacy.Ledger
+        The server's copy.
+    unanswered : int
+        Work (`work_of`) of the requests for which no reply brought a ledger: what a node that
+        lost its record may have released without the server's knowledge.
+    """
+
+    ledger: PrivacyLedger = field(default_factory=PrivacyLedger)
+    unanswered: int = 0
+
+    def to_bytes(self) -> bytes:
+        """Pack: 8 bytes and the ledger; nothing if there is nothing to tell."""
+        if self == Account():
+            return b""
+        return _OWED.pack(self.unanswered) + self.ledger.to_bytes()
+
+    @classmethod
+    def from_bytes(cls, data: object) -> Account:
+        """Unpack.
+
+        Raises
+        ------
+        ValueError
+            If the bytes are no account.
+        """
+        if data == b"":
+            return cls()
+        if not isinstance(data, bytes) or len(data) < _OWED.size:
+            raise ProtocolError("account of privacy: expected at least 8 bytes")
+        (unanswered,) = _OWED.unpack_from(data)
+        if unanswered > _MOST_OWED:
+            raise ProtocolError(f"account of privacy: {unanswered} unanswered requests")
+        return cls(ledger=PrivacyLedger.from_bytes(data[_OWED.size :]), unanswered=unanswered)
+
+
+class Accounts:
+    """The spending of n clients, by partition: what replies said, joined, and what none did.
+
+    Every reply informs, whether or not its upload is used. Ledgers are joined (the larger count
+    of each mechanism), so that late and doubled ones change nothing. A request counts as
+    unanswered until a reply to it or to a later one brings a ledger: a client acts on requests
+    in ascending order, so such a ledger covers all that the node did before.
+
+    Parameters
+    ----------
+    clients : int
+        n.
+    """
+
+    def __init__(self, clients: int = 0) -> None:
+        self._ledgers = [PrivacyLedger()] * clients
+        # By partition: (sequence of the attempt, work) of each request without an answer.
+        self._open: list[list[tuple[int, int]]] = [[] for _ in range(clients)]
+        self._private = False
+
+    def __len__(self) -> int:
+        return len(self._ledgers)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Accounts) and self.to_bytes() == other.to_bytes()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def sized(self, clients: int) -> Accounts:
+        """These accounts if they are of n clients; new ones if they are of none.
+
+        Raises
+        ------
+        ValueError
+            If they are of another number of clients.
+        """
+        if not len(self):
+            return Accounts(clients)
+        if len(self) != clients:
+            raise ValueError(
+                f"the accounts of privacy are of {len(self)} clients, the run has {clients}"
+            )
+        return self
+
+    @property
+    def private(self) -> bool:
+        """Whether any client has told of a ledger."""
+        return self._private
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any release that was told of had noise, or a sample of the rows behind it."""
+        return self._private and any(
+            segment.noise_multiplier > 0.0 or segment.sample_rate < 1.0
+            for ledger in self._ledgers
+            for segment in ledger.segments
+        )
+
+    def ledger(self, partition: int) -> PrivacyLedger:
+        """The server's copy of a client's ledger."""
+        return self._ledgers[partition]
+
+    def unanswered(self, partition: int) -> int:
+        """Work of the requests to a client that no ledger has covered yet."""
+        return sum(work for _, work in self._open[partition])
+
+    def account(self, partition: int) -> Account:
+        """What to tell a client; nothing as long as no client has turned out to be private."""
+        if not self._private:
+            return Account()
+        owed = min(self.unanswered(partition), _MOST_OWED)
+        return Account(ledger=self._ledgers[partition], unanswered=owed)
+
+    def asked(self, partition: int, sequence: int, work: int) -> None:
+        """A request goes out."""
+        self._open[partition].append((sequence, work))
+
+    def heard(self, partition: int, ledger: PrivacyLedger, *, up_to: int) -> None:
+        """A reply brought a ledger that covers all requests up to an attempt (0: none)."""
+        self._private = True
+        if ledger != self._ledgers[partition]:
+            self._ledgers[partition] = self._ledgers[partition].join(ledger)
+        self._open[partition] = [one for one in self._open[partition] if one[0] > up_to]
+
+    def heard_plain(self, partition: int, *, up_to: int) -> None:
+        """A reply brought an upload and no ledger: the client is not private."""
+        self._open[partition] = [one for one in self._open[partition] if one[0] > up_to]
+
+    def released_nothing(self, partition: int, sequence: int) -> None:
+        """The client answered the request of an attempt without computing anything."""
+        self._open[partition] = [one for one in self._open[partition] if one[0] != sequence]
+
+    def epsilons(self, delta: float, *, accountant: Accountant = "rdp") -> Tensor:
+        """Epsilon at delta of each client: float64, shape (n,); 0 where none was heard of.
+
+        Raises
+        ------
+        PrivacyError
+            As `fedstrategies.privacy.composed_epsilon`, but for numbers that it cannot compute
+            with: those give an upper bound.
+        """
+        return torch.tensor(
+            [_epsilon(ledger, delta, accountant) for ledger in self._ledgers], dtype=torch.float64
+        )
+
+    def largest(self, delta: float, *, accountant: Accountant = "rdp") -> float:
+        """Epsilon of the client that has spent most; 0 without clients."""
+        return max(self.epsilons(delta, accountant=accountant).tolist(), default=0.0)
+
+    def mean(self, delta: float, *, accountant: Accountant = "rdp") -> float:
+        """Mean of epsilon over the clients; 0 without clients."""
+        epsilons = self.epsilons(delta, accountant=accountant)
+        return float(epsilons.mean()) if len(epsilons) else 0.0
+
+    def to_bytes(self) -> bytes:
+        """Everything, for a checkpoint: public numbers."""
+        parts = [_HEAD.pack(_MAGIC, len(self))]
+        for partition, ledger in enumerate(self._ledgers):
+            packed = ledger.to_bytes()
+            parts += [_ENTRY.pack(self.unanswered(partition), len(packed)), packed]
+        return b"".join(parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Accounts:
+        """What `to_bytes` wrote; requests unanswered then precede every later attempt.
+
+        Raises
+        ------
+        ValueError
+            If the bytes are no accounts.
+        """
+        try:
+            magic, clients = _HEAD.unpack_from(data)
+            if magic != _MAGIC or clients * _ENTRY.size > len(data):
+                raise ProtocolError("these bytes are no accounts of privacy")
+            accounts, place = cls(clients), _HEAD.size
+            for partition in range(clients):
+                owed, length = _ENTRY.unpack_from(data, place)
+                place += _ENTRY.size
+                ledger = PrivacyLedger.from_bytes(data[place : place + length])
+                place += length
+                if ledger.segments:
+                    accounts.heard(partition, ledger, up_to=0)
+                if owed:
+                    accounts.asked(partition, 0, owed)
+        except struct.error:
+            raise ProtocolError("accounts of privacy: the bytes end too early") from None
+        if place != len(data):
+            raise ProtocolError(f"accounts of privacy: {len(data) - place} bytes too many")
+        return accounts
+
+
+def _epsilon(ledger: PrivacyLedger, delta: float, accountant: Accountant) -> float:
+    triples = tuple(
+        (
+            min(one.noise_multiplier, _MOST_SIGMA) if one.noise_multiplier >= _LEAST_SIGMA else 0.0,
+            max(one.sample_rate, _LEAST_RATE),
+            one.steps,
+        )
+        for one in ledger.segments
+    )
+    return composed_epsilon(triples, delta, accountant)
