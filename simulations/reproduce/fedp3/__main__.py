@@ -12,6 +12,12 @@ from fedstrategies.data import DataError
 from fedstrategies.threads import single_threaded
 from simulations.reproduce.fedp3.jobs import jobs, run_jobs, tuned, tuning_jobs
 from simulations.reproduce.fedp3.part import part_of
+from simulations.reproduce.fedp3.private_jobs import (
+    best_step,
+    private_jobs,
+    run_private,
+    step_jobs,
+)
 from simulations.reproduce.fedp3.report import write_report
 
 _PROGRAM = "python -m simulations.reproduce.fedp3"
@@ -26,8 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.data is not None:
             source = part_of(options.data / "fashion-mnist", runs / "part" / "fashion-mnist")
             with single_threaded():
-                run_jobs(tuning_jobs(), source=source, runs=runs, report=_say)
-                run_jobs(jobs(tuned(runs)), source=source, runs=runs, report=_say)
+                if "table" in options.only:
+                    run_jobs(tuning_jobs(), source=source, runs=runs, report=_say)
+                    run_jobs(jobs(tuned(runs)), source=source, runs=runs, report=_say)
+                if "privacy" in options.only:
+                    run_private(step_jobs(), source=source, runs=runs, report=_say)
+                    rest = private_jobs(best_step(runs))
+                    run_private(rest, source=source, runs=runs, report=_say)
         if options.report:
             write_report(runs, options.page)
             print(f"report: {options.page}")
@@ -45,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__)
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder of the data sets; without: the page alone"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=["table", "privacy"],
+        default=["table", "privacy"],
+        help="parts to run; two may run side by side",
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce-fedp3"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/fedp3.md"))
