@@ -45,6 +45,7 @@ PURE = (
     "aggregation",
     "algorithm",
     "capacity",
+    "client_level",
     "constants",
     "frames",
     "head",

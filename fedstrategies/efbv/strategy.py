@@ -58,6 +58,11 @@ class EFBV(BaseStrategy):
     Condat, Yi, Richtarik, "EF-BV" (2022); arXiv 2509.08233.
     """
 
+    no_message_privacy = (
+        "error feedback puts what clipping took from one message into the next ones, so that no "
+        "bound on a client's part remains"
+    )
+
     def __init__(
         self,
         *,

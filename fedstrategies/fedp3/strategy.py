@@ -15,6 +15,7 @@ from torch import Tensor
 from fedstrategies.compressors import Floats
 from fedstrategies.fedp3.aggregation import Aggregation, Simple, aggregate
 from fedstrategies.fedp3.algorithm import FedP3Rule, LocalTraining, Trained
+from fedstrategies.fedp3.client_level import ClientLevelMechanism
 from fedstrategies.fedp3.frames import Downlink
 from fedstrategies.fedp3.head import PersonalHead
 from fedstrategies.fedp3.layer_choice import AllLayers, LayerChoice, uncovered
@@ -22,6 +23,7 @@ from fedstrategies.fedp3.settings import settings_of
 from fedstrategies.flower import Assignment, BaseStrategy, Delivery, Update
 from fedstrategies.flower.personal_metrics import personal_metrics
 from fedstrategies.objectives import Smoothness
+from fedstrategies.privacy import Accountant
 from fedstrategies.pruning import (
     FixedPruning,
     GlobalPruning,
@@ -65,7 +67,8 @@ class FedP3(BaseStrategy):
     personal_head : PersonalHead or None
         Fine-tuning of each client's classifier after the last round.
     **base
-        See `fedstrategies.flower.BaseStrategy`.
+        See `fedstrategies.flower.BaseStrategy`. With ``message_privacy`` the server clips each
+        client's move and adds noise to the mean, see `fedstrategies.privacy.MessagePrivacy`.
 
     Raises
     ------
@@ -77,6 +80,8 @@ class FedP3(BaseStrategy):
     Yi, Gazagnadou, Richtarik, Lyu, "FedP3: Federated Personalized and Privacy-friendly Network
     Pruning under Model Heterogeneity" (ICLR 2024).
     """
+
+    no_message_privacy = ""
 
     def __init__(
         self,
@@ -114,7 +119,14 @@ class FedP3(BaseStrategy):
         self.max_norm = max_norm
         self.trained: Trained = trained
         self.personal_head = personal_head
+        if self.message_privacy is not None and not isinstance(self.aggregation, Simple):
+            raise ValueError(
+                f"message_privacy: aggregation {self.aggregation.spec} weights clients by what "
+                "they send, and the bound on one client's part is for the plain mean (simple)"
+            )
         self._local_steps = local_steps
+        hides = self.message_privacy
+        self._mechanism = None if hides is None else ClientLevelMechanism(settings=hides)
         self._last_round: int | None = None
         self._fixed: Tensor | None = None
         self._links: dict[tuple[tuple[bool, ...], float], Downlink] = {}
@@ -232,15 +244,21 @@ class FedP3(BaseStrategy):
             stop = start + len(delivery.partition_ids)
             sent[start:stop] = torch.tensor(rule.downlink.assigned)
             first = 0
+            models = values.data
+            if self._mechanism is not None:
+                models = self._mechanism.clip(models, x[rule.downlink.own])
             for part in rule.downlink.own_slices:
                 last = first + part.stop - part.start
-                rows[start:stop, part] = values.data[:, first:last]
+                rows[start:stop, part] = models[:, first:last]
                 first = last
             start = stop
         ids = torch.cat([delivery.partition_ids for delivery in deliveries])
-        return Update(
-            x=aggregate(rows, sent, x, self.groups, partition_ids=ids, aggregation=self.aggregation)
+        mean = aggregate(
+            rows, sent, x, self.groups, partition_ids=ids, aggregation=self.aggregation
         )
+        if self._mechanism is None:
+            return Update(x=mean)
+        return Update(x=self._mechanism.hide(mean, sent, self.groups, self.round + 1))
 
     def evaluation_constants(self, partition: int) -> tuple[float, ...]:
         """Steps and step size of the personal head, after the last round."""
@@ -248,6 +266,18 @@ class FedP3(BaseStrategy):
         if head is None or self.round != self._last_round:
             return ()
         return float(head.steps), head.stepsize
+
+    def client_level_epsilon(self, delta: float, *, accountant: Accountant = "rdp") -> float:
+        """Epsilon of every client under ``message_privacy``, for the models released so far.
+
+        Raises
+        ------
+        ValueError
+            Without ``message_privacy``.
+        """
+        if self.message_privacy is None:
+            raise ValueError("there is no message_privacy: models are released as they are")
+        return self.message_privacy.epsilon(self.round, delta, accountant=accountant)
 
     def summary(self) -> None:
         """Log what was chosen."""

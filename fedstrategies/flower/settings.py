@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from fedstrategies.flower.metrics import MetricsAggregator, weighted_mean
+from fedstrategies.privacy import MessagePrivacy
 from fedstrategies.sampling import (
     BlockSampling,
     FullParticipation,
@@ -53,6 +54,9 @@ class StrategySettings:
         As upstream: names of the records in messages.
     train_metrics_aggr_fn, evaluate_metrics_aggr_fn : callable or None
         As upstream: (list of RecordDict, weight key) -> MetricRecord.
+    message_privacy : MessagePrivacy or None
+        Privacy of whole clients towards those who see the server's models, for methods whose
+        messages are models; others refuse it and say why.
 
     Raises
     ------
@@ -67,6 +71,9 @@ class StrategySettings:
     """Whether every attempt is a round of its own, whatever came back (even nothing)."""
     any_sampling: ClassVar[bool] = False
     """Whether clients are weighted by 1/(n p_i), so that any law of cohorts is right."""
+
+    no_message_privacy: ClassVar[str] = "its messages are not moves of the model"
+    """Why `message_privacy` is refused; empty: it is not."""
 
     def __init__(
         self,
@@ -87,7 +94,13 @@ class StrategySettings:
         configrecord_key: str = "config",
         train_metrics_aggr_fn: MetricsAggregator | None = None,
         evaluate_metrics_aggr_fn: MetricsAggregator | None = None,
+        message_privacy: MessagePrivacy | None = None,
     ) -> None:
+        if message_privacy is not None and self.no_message_privacy:
+            raise ValueError(
+                f"message_privacy: not for {type(self).__name__}: {self.no_message_privacy}; "
+                "FedP3 takes it (with all layers it is FedAvg)"
+            )
         if not 0 < fraction_train <= 1 or not 0 <= fraction_evaluate <= 1:
             raise ValueError(
                 f"fraction_train = {fraction_train} must be in (0, 1] and fraction_evaluate = "
@@ -102,6 +115,7 @@ class StrategySettings:
             )
         if on_failure not in ("continue", "redo"):
             raise ValueError(f"on_failure = {on_failure!r} is neither 'continue' nor 'redo'")
+        self.message_privacy = message_privacy
         self.sampling = sampling
         self.num_clients = num_clients
         self.seed = seed

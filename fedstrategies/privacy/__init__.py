@@ -11,6 +11,7 @@ from fedstrategies.privacy.calibration import (
 from fedstrategies.privacy.errors import PrivacyError
 from fedstrategies.privacy.ledger import Ledger, Segment
 from fedstrategies.privacy.mechanism import GaussianMechanism
+from fedstrategies.privacy.message import MessagePrivacy
 from fedstrategies.privacy.noise import (
     NoisePurpose,
     poisson_sample,
@@ -33,6 +34,7 @@ __all__ = [
     "BudgetSpent",
     "GaussianMechanism",
     "Ledger",
+    "MessagePrivacy",
     "NoisePurpose",
     "Privacy",
     "PrivacyError",

@@ -52,6 +52,7 @@ class NoisePurpose(IntEnum):
 
     NOISE = 1
     SAMPLE = 2
+    MESSAGE = 3
 
 
 def stream_key(

@@ -60,6 +60,11 @@ class Scafflix(PersonalStrategy):
     Acceleration in Federated Learning" (2023); arXiv 2509.08233.
     """
 
+    no_message_privacy = (
+        "its control variates add up what clipping took from the messages, so that no bound on a "
+        "client's part remains"
+    )
+
     def __init__(
         self,
         *,
