@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from fedstrategies.efbv import DIANA, EF21, EFBV, EFBVClient, GradientDescent
     from fedstrategies.engines import CohortGrid
+    from fedstrategies.fedp3 import FedP3, FedP3Client, LDPFedP3
     from fedstrategies.flower import client_app
     from fedstrategies.objectives import (
         L1,
@@ -72,6 +73,7 @@ _HOME = {
     ),
     "efbv": ("DIANA", "EF21", "EFBV", "EFBVClient", "GradientDescent"),
     "engines": ("CohortGrid",),
+    "fedp3": ("FedP3", "FedP3Client", "LDPFedP3"),
     "flower": ("client_app",),
     "objectives": (
         "L1",
@@ -116,11 +118,14 @@ __all__ = [
     "EFBVClient",
     "ExactLocalSolver",
     "FedAvg",
+    "FedP3",
+    "FedP3Client",
     "FedProx",
     "FullParticipation",
     "GradientDescent",
     "IScaffnew",
     "Identity",
+    "LDPFedP3",
     "LocalGD",
     "LocalSGD",
     "LogisticRegression",

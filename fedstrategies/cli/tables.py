@@ -73,10 +73,24 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     if last:
         up, down = format_bytes(last["uplink_bytes"]), format_bytes(last["downlink_bytes"])
         facts.append(("bytes", f"up {up}, down {down}"))
+    facts += _privacy(summary.privacy)
     for goal, record in summary.reached.items():
         cost = f"cost {record['cost']:g}, uplink {format_bytes(record['uplink_bytes'])}"
         facts.append((goal, f"reached in round {record['round']} at {cost}"))
     return [*facts, ("seconds", f"{summary.seconds:.2f}"), ("results", summary.out)]
+
+
+def _privacy(spent: Mapping[str, float | str]) -> list[tuple[str, str]]:
+    if not spent:
+        return []
+    worst = f"{spent['epsilon_max']:.4g}" if "epsilon_max" in spent else "infinite"
+    at = f"at delta {spent['delta']:g}, noise multiplier {spent['noise_multiplier']:.4g}"
+    return [
+        (
+            "epsilon",
+            f"{worst} (largest of the clients) {at}; simulated, what is measured is outside",
+        )
+    ]
 
 
 def _pairs(values: Mapping[str, float], names: Mapping[str, str], form: str) -> str:
