@@ -15,7 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from fedstrategies.experiment import EFBVConfig, ScafflixConfig, SPPMConfig, read_history, run
+from fedstrategies.experiment import (
+    EFBVConfig,
+    FedP3Config,
+    ScafflixConfig,
+    SPPMConfig,
+    read_history,
+    run,
+)
 
 pytestmark = pytest.mark.runtime
 pytest.importorskip("ray", reason="the extra 'simulation' is not installed")
@@ -114,6 +121,36 @@ run(SPPMConfig(**{settings!r}, out={str(tmp_path / "there")!r}, backend="flower"
 """
     run_elsewhere(code)
     assert_same(without_seconds(tmp_path / "there"), without_seconds(tmp_path / "here"))
+
+
+def test_private_layers_leave_rays_actors_as_they_leave_one_process(tmp_path: Path) -> None:
+    """Models in two frames, uploads of several lengths, secrets and ledgers in the nodes' state."""
+    settings = {
+        "clients": 6,
+        "dataset": "digits",
+        "model": "mlp",
+        "width": 8,
+        "l2": 0.0,
+        "stepsize": 0.2,
+        "layers": "capacity:3000",
+        "keep": 0.5,
+        "local_steps": 2,
+        "batch_size": 50,
+        "participation": 3,
+        "rounds": 4,
+        "epsilon": 8.0,
+        "max_grad_norm": 1.0,
+        "quiet": True,
+    }
+    run(FedP3Config(**settings, out=str(tmp_path / "here")))  # type: ignore[arg-type]
+    code = f"""
+from fedstrategies.experiment import FedP3Config, run
+run(FedP3Config(**{settings!r}, out={str(tmp_path / "there")!r}, backend="flower"))
+"""
+    run_elsewhere(code)
+    here = without_seconds(tmp_path / "here")
+    assert_same(without_seconds(tmp_path / "there"), here)
+    assert 0.0 < here[-1]["epsilon_max"] <= 8.0  # type: ignore[operator]
 
 
 def run_elsewhere(code: str) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fedstrategies.experiment.comparison import Comparison, compare, comparison_configs
     from fedstrategies.experiment.efbv_config import EFBVConfig
     from fedstrategies.experiment.families import ALGORITHMS, config_from_mapping
+    from fedstrategies.experiment.fedp3_config import FedP3Config
     from fedstrategies.experiment.history import HistoryRecord, read_history
     from fedstrategies.experiment.options import ConfigError
     from fedstrategies.experiment.preparation import Prepared, prepare
@@ -32,6 +33,7 @@ __all__ = [
     "Comparison",
     "ConfigError",
     "EFBVConfig",
+    "FedP3Config",
     "HistoryRecord",
     "Prepared",
     "Problem",
@@ -58,6 +60,7 @@ __all__ = [
 _HOMES = {
     "comparison": ("Comparison", "compare", "comparison_configs"),
     "efbv_config": ("EFBVConfig",),
+    "fedp3_config": ("FedP3Config",),
     "scafflix_config": ("ScafflixConfig",),
     "sppm_config": ("SPPMConfig",),
     "sweep": ("run_sweep",),

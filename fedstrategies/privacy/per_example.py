@@ -32,7 +32,9 @@ def check_module(module: nn.Module) -> None:
         mode, where Opacus records no gradients; or if Opacus is not installed.
     """
     validators = opacus_module("validators")
-    found = [_in_one_line(error) for error in validators.ModuleValidator.validate(module)]
+    # One complaint a layer; the layers are named below.
+    complaints = validators.ModuleValidator.validate(module)
+    found = list(dict.fromkeys(_in_one_line(error) for error in complaints))
     # The validator asks trainable layers only; statistics of the batch couple frozen ones too.
     coupled = [
         name or type(layer).__name__
