@@ -10,15 +10,15 @@ from pathlib import Path
 
 from fedstrategies.data import DataError
 from fedstrategies.threads import single_threaded
-from simulations.reproduce.fedp3.jobs import jobs, run_jobs, tuned, tuning_jobs
+from simulations.reproduce.fedp3.jobs import jobs, tuned, tuning_jobs
 from simulations.reproduce.fedp3.part import part_of
 from simulations.reproduce.fedp3.private_jobs import (
     best_step,
     private_jobs,
-    run_private,
     step_jobs,
 )
 from simulations.reproduce.fedp3.report import write_report
+from simulations.reproduce.fedp3.running import run_jobs
 
 _PROGRAM = "python -m simulations.reproduce.fedp3"
 
@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     run_jobs(tuning_jobs(), source=source, runs=runs, report=_say)
                     run_jobs(jobs(tuned(runs)), source=source, runs=runs, report=_say)
                 if "privacy" in options.only:
-                    run_private(step_jobs(), source=source, runs=runs, report=_say)
+                    run_jobs(step_jobs(), source=source, runs=runs, report=_say)
                     rest = private_jobs(best_step(runs))
-                    run_private(rest, source=source, runs=runs, report=_say)
+                    run_jobs(rest, source=source, runs=runs, report=_say)
         if options.report:
             write_report(runs, options.page)
             print(f"report: {options.page}")

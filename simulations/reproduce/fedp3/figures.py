@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedstrategies.experiment.plots import COLOURS, new_figure, save_figure, style_axes
 
-__all__ = ["Curve", "draw_accuracies"]
+__all__ = ["Curve", "draw_accuracies", "draw_privacy"]
 
 _STYLES = ("-", "-", "-", "-", "--", "--", ":", ":")
 
@@ -46,6 +46,25 @@ def draw_accuracies(curves: Sequence[Curve], path: Path, *, title: str) -> None:
             curve.megabytes, means, color=colour, linestyle=style, linewidth=1.7, label=curve.label
         )
     style_axes(axes, xlabel="megabytes up and down", ylabel="accuracy on the clients' test rows")
+    axes.legend(frameon=False, fontsize=8.5, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, path, title)
+
+
+def draw_privacy(
+    levels: Mapping[str, Mapping[float, Sequence[float]]], path: Path, *, title: str
+) -> None:
+    """Accuracy over epsilon: mean and range over the seeds for each choice of layers."""
+    figure, (axes,) = new_figure(1)
+    for number, (layers, found) in enumerate(levels.items()):
+        colour, epsilons = COLOURS[number % len(COLOURS)], sorted(found)
+        low, high = [min(found[e]) for e in epsilons], [max(found[e]) for e in epsilons]
+        axes.fill_between(epsilons, low, high, color=colour, alpha=0.12)
+        means = [sum(found[e]) / len(found[e]) for e in epsilons]
+        axes.plot(epsilons, means, color=colour, marker="o", markersize=4, label=layers)
+    style_axes(axes, xlabel="epsilon at delta 1e-5", ylabel="accuracy on the clients' test rows")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path, title)

@@ -5,13 +5,13 @@ A run has a folder below ``--runs``; one that is done is not repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedstrategies.experiment import Summary, config_from_mapping, run
+from fedstrategies.experiment import Summary
 
-__all__ = ["METHODS", "SEEDS", "SPLITS", "Job", "jobs", "run_jobs", "tuned", "tuning_jobs"]
+__all__ = ["METHODS", "SEEDS", "SPLITS", "Job", "jobs", "tuned", "tuning_jobs"]
 
 SEEDS = (0, 1, 2)
 SPLITS = {
@@ -121,21 +121,6 @@ def jobs(steps: Mapping[str, float]) -> Iterator[Job]:
         for split in SPLITS:
             for method in METHODS:
                 yield Job(method=method, split=split, seed=seed, stepsize=steps[split])
-
-
-def run_jobs(
-    chosen: Iterator[Job], *, source: Path, runs: Path, report: Callable[[str], None]
-) -> None:
-    """Run what is not done yet."""
-    for job in chosen:
-        out = runs / job.name
-        if (out / "summary.json").exists() and Summary.read(out).status in ("done", "diverged"):
-            continue
-        summary = run(config_from_mapping(job.settings(source, out)))
-        report(
-            f"{job.name}: {summary.status}, server {summary.last.get('accuracy', 0):.4f}, own head "
-            f"{summary.last.get('accuracy_personal', 0):.4f}, {summary.seconds:.0f} s"
-        )
 
 
 def _accuracy(folder: Path) -> float:

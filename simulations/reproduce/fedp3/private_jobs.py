@@ -6,11 +6,11 @@ with 420 images each, every image is protected against the server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedstrategies.experiment import Summary, config_from_mapping, run
+from fedstrategies.experiment import Summary
 from simulations.reproduce.fedp3.jobs import SEEDS, SPLITS
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "PrivateJob",
     "best_step",
     "private_jobs",
-    "run_private",
     "step_jobs",
 ]
 
@@ -109,18 +108,3 @@ def private_jobs(stepsize: float) -> Iterator[PrivateJob]:
         for epsilon in (*EPSILONS, None):
             for layers in LAYERS:
                 yield PrivateJob(layers=layers, epsilon=epsilon, seed=seed, stepsize=stepsize)
-
-
-def run_private(
-    chosen: Iterator[PrivateJob], *, source: Path, runs: Path, report: Callable[[str], None]
-) -> None:
-    """Run what is not done yet."""
-    for job in chosen:
-        out = runs / job.name
-        if (out / "summary.json").exists() and Summary.read(out).status in ("done", "diverged"):
-            continue
-        summary = run(config_from_mapping(job.settings(source, out)))
-        report(
-            f"{job.name}: {summary.status}, accuracy {summary.last.get('accuracy', 0):.4f}, "
-            f"epsilon {summary.privacy.get('epsilon_max', 0)}, {summary.seconds:.0f} s"
-        )

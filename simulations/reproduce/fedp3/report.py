@@ -6,8 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedstrategies.experiment import Summary, read_history
-from simulations.reproduce.fedp3.figures import Curve, draw_accuracies
+from simulations.reproduce.fedp3.figures import Curve, draw_accuracies, draw_privacy
 from simulations.reproduce.fedp3.jobs import METHODS, SEEDS, SPLITS, Job, tuned, tuning_jobs
+from simulations.reproduce.fedp3.private_jobs import (
+    EPSILONS,
+    LAYERS,
+    best_step,
+    private_jobs,
+    step_jobs,
+)
 from simulations.reproduce.fedp3.traffic import traffic_table
 
 __all__ = ["MARKERS", "write_report"]
@@ -45,6 +52,8 @@ def write_report(runs: Path, page: Path) -> None:
     if all((runs / job.name / "summary.json").exists() for job in tuning_jobs()):
         steps = tuned(runs)
         parts += [_section(split, steps[split], runs, page.parent / "fedp3") for split in SPLITS]
+    if all((runs / job.name / "summary.json").exists() for job in step_jobs()):
+        parts.append(_privacy(best_step(runs), runs, page.parent / "fedp3"))
     body = "\n\n".join(parts)
     page.write_text(f"{before}{begin}\n\n{body}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
@@ -59,6 +68,49 @@ def _section(split: str, step: float, runs: Path, pictures: Path) -> str:
     return (
         f"### Fashion-MNIST, {split} (step {step:g})\n\n"
         f"![Accuracy against megabytes on {split}](fedp3/{picture})\n\n{_table(heads, rows)}"
+    )
+
+
+def _privacy(step: float, runs: Path, pictures: Path) -> str:
+    found: dict[tuple[str, float | None], list[Summary]] = {}
+    for job in private_jobs(step):
+        if (runs / job.name / "summary.json").exists():
+            summary = Summary.read(runs / job.name)
+            found.setdefault((job.layers, job.epsilon), []).append(summary)
+    rows = []
+    for epsilon in (*EPSILONS, None):
+        done = [found.get((layers, epsilon), []) for layers in LAYERS]
+        if not any(done):
+            continue
+        first = next(summaries[0] for summaries in done if summaries)
+        spent = max((float(s.privacy.get("epsilon_max", 0)) for d in done for s in d), default=0.0)
+        rows.append(
+            (
+                "none" if epsilon is None else f"{epsilon:g}",
+                "" if epsilon is None else f"{spent:.4f}",
+                "" if epsilon is None else f"{float(first.privacy['noise_multiplier']):.2f}",
+                *(
+                    _spread([100 * float(s.last["accuracy"]) for s in summaries])
+                    + f", {len(summaries)} seeds"
+                    if summaries
+                    else "-"
+                    for summaries in done
+                ),
+            )
+        )
+    levels = {
+        layers: {
+            epsilon: [float(s.last["accuracy"]) for s in found[layers, epsilon]]
+            for epsilon in EPSILONS
+            if (layers, epsilon) in found
+        }
+        for layers in LAYERS
+    }
+    draw_privacy(levels, pictures / "privacy.png", title="LDP-FedP3: accuracy by epsilon")
+    heads = ("epsilon", "accountant's", "noise multiplier", *LAYERS)
+    return (
+        f"### LDP-FedP3 on Fashion-MNIST, S2 (step {step:g})\n\n"
+        f"![Accuracy against epsilon](fedp3/privacy.png)\n\n{_table(heads, rows)}"
     )
 
 
