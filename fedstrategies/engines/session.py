@@ -108,6 +108,8 @@ def reason_against(
         overridden = _overridden(type(client), BaseClient, _CLIENT_METHODS)
         if overridden:
             return f"client {index} overrides {overridden}"
+        if client.payer is not payer_of(client.objective):
+            return f"client {index} hides its messages itself"
         for (constants, spec), rule in asked:
             # What one client is told must mean the same to all of them.
             own = client.rule(constants, spec)

@@ -8,13 +8,17 @@ import torch
 from flwr.app import Context
 from torch import Tensor
 
+from fedstrategies.compressors import Payload
 from fedstrategies.fedp3.algorithm import FedP3Rule
 from fedstrategies.fedp3.head import PersonalHead
 from fedstrategies.fedp3.model_groups import groups_of
 from fedstrategies.fedp3.settings import rule_of
 from fedstrategies.flower import BaseClient, ClientRule
 from fedstrategies.flower.personal_metrics import PERSONAL
+from fedstrategies.flower.spending import Payer
+from fedstrategies.memoryless import whole
 from fedstrategies.objectives import Objective
+from fedstrategies.privacy import MessagePrivacy, MessageReleases
 from fedstrategies.pruning import LayerGroups
 from fedstrategies.random import Purpose, client_keys
 
@@ -34,8 +38,16 @@ class FedP3Client(BaseClient):
         The client's f_i.
     groups : LayerGroups or None
         The same layer groups as the strategy's; None: those of `groups_of`.
+    message_privacy : MessagePrivacy or None
+        The client clips its move and adds noise itself, against the server: privacy of all its
+        records together. (On the strategy the same settings make the server add the noise.)
     **base
         See `fedstrategies.flower.BaseClient`.
+
+    Raises
+    ------
+    ValueError
+        For both kinds of privacy at once.
     """
 
     def __init__(
@@ -44,10 +56,38 @@ class FedP3Client(BaseClient):
         *,
         objective: Objective,
         groups: LayerGroups | None = None,
+        message_privacy: MessagePrivacy | None = None,
         **base: Any,
     ) -> None:
         super().__init__(context, objective=objective, **base)
         self.groups = groups_of(objective) if groups is None else groups
+        self.messages: MessageReleases | None = None
+        if message_privacy is not None:
+            if self.private is not None:
+                raise ValueError("give privacy (of records) or message_privacy (of clients)")
+            partition = int(context.node_config.get("partition-id", 0))
+            self.messages = MessageReleases(
+                settings=message_privacy, secret=message_privacy.new_secret(partition)
+            )
+
+    @property
+    def payer(self) -> Payer | None:
+        """The private objective, or the account of messages that are hidden."""
+        return self.private if self.messages is None else self.messages
+
+    @property
+    def withholds(self) -> bool:
+        """Whether losses and accuracies stay on the node."""
+        hidden = self.messages is not None and not self.messages.settings.simulated
+        return hidden or super().withholds
+
+    def outgoing(self, payload: Payload, rule: ClientRule, x: Tensor) -> Payload:
+        """The layers in L_i, clipped and with noise of the node's own under message privacy."""
+        if self.messages is None:
+            return payload
+        assert isinstance(rule, FedP3Rule)
+        before = x[rule.downlink.own]
+        return whole((before + self.messages.hide(payload.dense()[0] - before)).unsqueeze(0))
 
     def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:
         """The client half, see `fedstrategies.fedp3.settings`.

@@ -55,8 +55,8 @@ class StrategySettings:
     train_metrics_aggr_fn, evaluate_metrics_aggr_fn : callable or None
         As upstream: (list of RecordDict, weight key) -> MetricRecord.
     message_privacy : MessagePrivacy or None
-        Privacy of whole clients towards those who see the server's models, for methods whose
-        messages are models; others refuse it and say why.
+        Noise of the server's: privacy of whole clients towards those who see its models, for
+        methods whose messages are models; others refuse it and say why.
 
     Raises
     ------

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from typing import Protocol
 
 from flwr.app import ConfigRecord, RecordDict
 
 from fedstrategies.flower.accounts import Account
 from fedstrategies.objectives import BatchedObjective, Objective, PersonalObjective
 from fedstrategies.objectives.base import WrappedObjectives
-from fedstrategies.privacy import BudgetSpent, PrivateObjective, PrivateObjectives, Secret
+from fedstrategies.privacy import (
+    Budget,
+    BudgetSpent,
+    GaussianMechanism,
+    PrivateObjective,
+    PrivateObjectives,
+    Secret,
+)
 from fedstrategies.privacy import Ledger as PrivacyLedger
 
 __all__ = [
+    "Payer",
     "charge_unheard",
     "knows",
     "load_spending",
@@ -27,6 +36,28 @@ __all__ = [
 logger = logging.getLogger("flwr")
 
 _KEY = "fedstrategies.privacy"
+
+
+class Payer(Protocol):
+    """Where a node's releases are charged; noise and ledger of one client."""
+
+    secret: Secret
+    ledger: PrivacyLedger
+
+    @property
+    def mechanism(self) -> GaussianMechanism:
+        """Of its releases."""
+
+    @property
+    def sample_rate(self) -> float:
+        """q of its releases."""
+
+    @property
+    def budget(self) -> Budget | None:
+        """What may be spent in all; None: no end."""
+
+    def restore(self, ledger: PrivacyLedger) -> None:
+        """Take note of another copy of the ledger."""
 
 
 def payer_of(objective: Objective) -> PrivateObjective | None:
@@ -43,7 +74,7 @@ def payers_of(objective: BatchedObjective) -> tuple[PrivateObjective, ...]:
     return objective.members if isinstance(objective, PrivateObjectives) else ()
 
 
-def save_spending(state: RecordDict, private: PrivateObjective) -> None:
+def save_spending(state: RecordDict, private: Payer) -> None:
     """Put secret and ledger into a node's state (replaced, never mutated)."""
     state[_KEY] = ConfigRecord(
         {
@@ -66,7 +97,7 @@ def load_spending(state: RecordDict) -> tuple[Secret, PrivacyLedger] | None:
     return secret, PrivacyLedger.from_bytes(ledger)
 
 
-def recall(state: RecordDict, private: PrivateObjective, told: Account | None = None) -> int:
+def recall(state: RecordDict, private: Payer, told: Account | None = None) -> int:
     """Take up the node's own record and what the server told.
 
     A secret that was simulated is never taken for a real one; simulated ones are derived anew.
@@ -95,12 +126,12 @@ def knows(state: RecordDict, ledger: PrivacyLedger) -> bool:
     return known is not None and known[1].covers(ledger)
 
 
-def charge_unheard(private: PrivateObjective, unheard: int, *, made: int, work: int) -> None:
+def charge_unheard(private: Payer, unheard: int, *, made: int, work: int) -> None:
     """Charge what a lost record may have held beyond the server's copy.
 
     Parameters
     ----------
-    private : PrivateObjective
+    private : Payer
         Whose ledger is charged.
     unheard : int
         Work of the requests that nobody knows the outcome of.

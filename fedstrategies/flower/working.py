@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import nan
 
 import torch
 from flwr.app import Context
@@ -14,6 +15,7 @@ from fedstrategies.flower.contract import ClientRule
 from fedstrategies.flower.control import unpack_constants
 from fedstrategies.flower.records import CONTROL, LEDGER
 from fedstrategies.flower.spending import (
+    Payer,
     charge_unheard,
     payer_of,
     recall,
@@ -63,6 +65,20 @@ class WorkingClient:
             recall(context.state, self.private)
             if privacy.simulated:
                 say_that_noise_is_simulated()
+
+    @property
+    def payer(self) -> Payer | None:
+        """Where what leaves the node is charged (default: the private objective); None: nowhere."""
+        return self.private
+
+    @property
+    def withholds(self) -> bool:
+        """Whether losses and accuracies stay on the node, because its data are private."""
+        return self.privacy is not None and not self.privacy.simulated
+
+    def outgoing(self, payload: Payload, rule: ClientRule, x: Tensor) -> Payload:
+        """What is sent in place of a rule's message (default: that); charged to `payer`."""
+        return payload
 
     def at_work(self, rule: ClientRule) -> Objective:
         """What a rule works on (default: ``objective``).
@@ -119,37 +135,39 @@ class WorkingClient:
         BudgetSpent
             If the budget does not last: nothing of this step may leave the node.
         """
-        keys, private = torch.tensor([key]), self.private
-        if private is None:
+        keys, account = torch.tensor([key]), self.payer
+        if account is None:
             payload, losses = rule.step(memory, x, self.at_work(rule).as_batch, keys)
             return payload, float(losses[0])
         told = Account.from_bytes(config.get(LEDGER, b""))
-        unheard = recall(self.context.state, private, told)
+        unheard = recall(self.context.state, account, told)
         objective = self.at_work(rule)
-        payer = payer_of(objective)
+        payer: Payer | None = account if self.private is None else payer_of(objective)
         if payer is None:
             raise ValueError(f"{type(self).__name__}.at_work gives up the client's privacy")
         before = payer.ledger.releases
         try:
             payload, losses = rule.step(memory, x, objective.as_batch, keys)
+            payload = self.outgoing(payload, rule, x)
             made = payer.ledger.releases - before
             charge_unheard(payer, unheard, made=made, work=work_of(rule))
         finally:
             # Charges last, whatever became of the releases.
-            private.restore(payer.ledger)
-            save_spending(self.context.state, private)
-        return payload, float(losses[0])
+            account.restore(payer.ledger)
+            save_spending(self.context.state, account)
+        return payload, nan if self.withholds else float(losses[0])
 
     def _ledger(self) -> dict[str, bytes]:
         """The ledger for the server, from the node's record; nothing without privacy."""
-        if self.private is None:
+        account = self.payer
+        if account is None:
             return {}
-        recall(self.context.state, self.private)
-        return {LEDGER: self.private.ledger.to_bytes()}
+        recall(self.context.state, account)
+        return {LEDGER: account.ledger.to_bytes()}
 
     def _evaluate(self, blob: bytes, config: Mapping[str, object]) -> dict[str, float]:
         """What may be told of a model; nothing where the data are private and not simulated."""
-        if self.privacy is not None and not self.privacy.simulated:
+        if self.withholds:
             return {}
         x = decode_vector(blob, dimension=self.objective.dimension)
         packed = config.get(CONTROL, b"")

@@ -11,7 +11,7 @@ from fedstrategies.privacy.calibration import (
 from fedstrategies.privacy.errors import PrivacyError
 from fedstrategies.privacy.ledger import Ledger, Segment
 from fedstrategies.privacy.mechanism import GaussianMechanism
-from fedstrategies.privacy.message import MessagePrivacy
+from fedstrategies.privacy.message import MessagePrivacy, MessageReleases
 from fedstrategies.privacy.noise import (
     NoisePurpose,
     poisson_sample,
@@ -35,6 +35,7 @@ __all__ = [
     "GaussianMechanism",
     "Ledger",
     "MessagePrivacy",
+    "MessageReleases",
     "NoisePurpose",
     "Privacy",
     "PrivacyError",

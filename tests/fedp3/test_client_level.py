@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from flwr.app import Context, RecordDict
 
 from fedstrategies.compressors import TopK
 from fedstrategies.efbv import EFBV
 from fedstrategies.engines import CohortGrid
-from fedstrategies.fedp3 import FedP3, Weighted, parse_layers
-from fedstrategies.privacy import MessagePrivacy, PrivacyError, composed_epsilon
+from fedstrategies.fedp3 import FedP3, FedP3Client, Weighted, parse_layers
+from fedstrategies.flower import client_app
+from fedstrategies.privacy import Ledger, MessagePrivacy, Privacy, PrivacyError, composed_epsilon
 from fedstrategies.scafflix import FedAvg, Scafflix
 from fedstrategies.sppm import SPPM
 from tests.fedp3.setting import CLIENTS, Setting
@@ -122,3 +124,68 @@ def test_where_no_bound_remains_it_is_refused(setting: Setting) -> None:
     for options in ({"norm": 0.0}, {"norm": float("inf")}, {"sigma": -1.0}):
         with pytest.raises(PrivacyError, match="must be"):
             simulated(**{"sigma": 1.0, **options})
+
+
+# ---------------------------------------------------------------- noise on the client
+
+
+def hiding(setting: Setting, privacy: MessagePrivacy, **grid: Any) -> CohortGrid:
+    def client(context: Context) -> FedP3Client:
+        partition = int(context.node_config["partition-id"])
+        objective = setting.objectives[partition]
+        return FedP3Client(
+            context, objective=objective, groups=setting.groups, message_privacy=privacy
+        )
+
+    return CohortGrid(client_app(client), num_clients=CLIENTS, **grid)
+
+
+def test_clients_clip_and_hide_their_own_messages(setting: Setting) -> None:
+    """sigma = 0: the server's clipping and the client's are the same."""
+    layers, results = parse_layers("opu2"), []
+    for sigma in (0.0, 2.0):
+        own = fedp3(setting, None, layers=layers)
+        own.start(hiding(setting, simulated(sigma)), setting.start, num_rounds=1)
+        results.append(own)
+    clean, noisy = results
+    torch.testing.assert_close(
+        clean.x, run(setting, fedp3(setting, simulated(0.0), layers=layers), 1).x
+    )
+    for position, group in enumerate(setting.groups):
+        senders = int(noisy.assigned(1)[:, position].sum())
+        part = torch.cat([(noisy.x - clean.x)[where] for where in group.slices]).double()
+        variance = (2.0 * NORM) ** 2 / senders
+        assert abs(float(part.square().mean()) / variance - 1) < 6 * (2 / len(part)) ** 0.5
+
+
+def test_hidden_messages_are_charged_and_survive_a_wiped_node(setting: Setting) -> None:
+    private = simulated(3.0)
+    strategy = fedp3(setting, None, fraction_evaluate=0.0)
+    grid = hiding(setting, private)
+    with pytest.raises(ValueError, match="client 0 hides its messages itself"):
+        strategy.start(hiding(setting, private, fast="require"), setting.start, num_rounds=1)
+    strategy = fedp3(setting, None, fraction_evaluate=0.0)
+    strategy.start(grid, setting.start, num_rounds=3)
+    once = Ledger().charge(noise_multiplier=3.0, sample_rate=1.0, steps=3)
+    assert {strategy.accounts.ledger(i) for i in range(CLIENTS)} == {once}
+    node = next(iter(grid.contexts))
+    grid.contexts[node].state = RecordDict()
+    strategy.start(grid, strategy.arrays, num_rounds=2)
+    assert strategy.accounts.ledger(0).releases == 5
+    assert float(strategy.accounts.epsilons(1e-5)[0]) == composed_epsilon(((3.0, 1.0, 5),), 1e-5)
+
+
+def test_nothing_else_leaves_a_client_that_hides(setting: Setting) -> None:
+    deployed = MessagePrivacy(max_norm=NORM, noise_multiplier=1.0)
+    strategy = fedp3(setting, None)
+    result = strategy.start(hiding(setting, deployed), setting.start, num_rounds=2)
+    assert all("loss" not in metrics for metrics in result.train_metrics_clientapp.values())
+    assert all("accuracy" not in found for found in result.evaluate_metrics_clientapp.values())
+    shown = fedp3(setting, None).start(hiding(setting, simulated(1.0)), setting.start, num_rounds=2)
+    assert all("accuracy" in found for found in shown.evaluate_metrics_clientapp.values())
+    record = Privacy(max_grad_norm=1.0, noise_multiplier=1.0, simulated_seed=0)
+    context = next(iter(hiding(setting, deployed).contexts.values()))
+    with pytest.raises(ValueError, match=r"give privacy \(of records\) or message_privacy"):
+        FedP3Client(
+            context, objective=setting.objectives[0], privacy=record, message_privacy=deployed
+        )
