@@ -45,7 +45,6 @@ PURE = (
     "aggregation",
     "algorithm",
     "capacity",
-    "client_level",
     "constants",
     "frames",
     "head",

@@ -44,11 +44,11 @@ from tests.privacy.clients import normal
 
 EPSILON, DELTA = 1.0, 1e-5
 BOUND = (exp(EPSILON) - 1.0 + 2.0 * DELTA) / (exp(EPSILON) + 1.0)
-CANDIDATES, DIMENSION, STEPS = 200, 800, 20
-SHADOWS, RUNS = 20, 40
+CANDIDATES, DIMENSION, STEPS = 200, 600, 16
+SHADOWS, RUNS = 16, 40
 PRIVATE = {"stepsize": 40.0, "max_grad_norm": 0.25}
 """At the start gradients have norm 1/2: all are clipped, and members show as far as they may."""
-OVERFITTED = {"stepsize": 200.0, "max_grad_norm": inf, "noise_multiplier": 0.0}
+OVERFITTED = {"stepsize": 600.0, "max_grad_norm": inf, "noise_multiplier": 0.0}
 
 
 @pytest.fixture(autouse=True, scope="module")
