@@ -74,7 +74,7 @@ def _section(split: str, step: float, runs: Path, pictures: Path) -> str:
 def _privacy(step: float, runs: Path, pictures: Path) -> str:
     found: dict[tuple[str, float | None], list[Summary]] = {}
     for job in private_jobs(step):
-        if (runs / job.name / "summary.json").exists():
+        if _is_done(runs / job.name):
             summary = Summary.read(runs / job.name)
             found.setdefault((job.layers, job.epsilon), []).append(summary)
     rows = []
@@ -86,12 +86,12 @@ def _privacy(step: float, runs: Path, pictures: Path) -> str:
         spent = max((float(s.privacy.get("epsilon_max", 0)) for d in done for s in d), default=0.0)
         rows.append(
             (
-                "none" if epsilon is None else f"{epsilon:g}",
+                "infinite (no noise)" if epsilon is None else f"{epsilon:g}",
                 "" if epsilon is None else f"{spent:.4f}",
                 "" if epsilon is None else f"{float(first.privacy['noise_multiplier']):.2f}",
                 *(
                     _spread([100 * float(s.last["accuracy"]) for s in summaries])
-                    + f", {len(summaries)} seeds"
+                    + f", seeds: {len(summaries)}"
                     if summaries
                     else "-"
                     for summaries in done
@@ -116,7 +116,11 @@ def _privacy(step: float, runs: Path, pictures: Path) -> str:
 
 def _done(split: str, method: str, step: float, runs: Path) -> list[Path]:
     jobs = (Job(method=method, split=split, seed=seed, stepsize=step) for seed in SEEDS)
-    return [runs / job.name for job in jobs if (runs / job.name / "summary.json").exists()]
+    return [runs / job.name for job in jobs if _is_done(runs / job.name)]
+
+
+def _is_done(folder: Path) -> bool:
+    return (folder / "summary.json").exists() and Summary.read(folder).status == "done"
 
 
 def _row(method: str, split: str, folders: Sequence[Path]) -> tuple[str, ...]:
