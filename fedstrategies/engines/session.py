@@ -120,6 +120,8 @@ def reason_against(
     private = [payer_of(client.objective) is not None for client in grid.clients]
     if len(set(private)) > 1:
         return "some clients are private and others are not"
+    if all(private) and strategy.asks_for_parts:
+        return "private clients release parts of their models, in some round or other"
     for index, context in enumerate(grid.contexts.values()):
         told = strategy.accounts.account(index)
         if private[index] and told.unanswered and not knows(context.state, told.ledger):

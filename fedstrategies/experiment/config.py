@@ -149,6 +149,12 @@ class ExperimentConfig(PrivacyConfig):
                 "--clip-rows R, from which they then follow, or a number"
             )
         self._resolve_sampling()
+        if self.private and (self.target_gap is not None or self.target_accuracy is not None):
+            name = "target-accuracy" if self.target_gap is None else "target-gap"
+            raise ConfigError(
+                f"{name}: when the run ends would follow from private losses, outside of what is "
+                "charged; with --epsilon give the number of rounds"
+            )
         if self.target_gap is not None and self.fstar is None:
             self._set("fstar", "solve")
         if isinstance(self.fstar, str) and self.fstar != "solve":

@@ -110,6 +110,8 @@ class FedP3Config(ExperimentConfig):
             shares = self.shares
         except ValueError:
             raise ConfigError(f"keep: {self.keep!r} is not a number, nor one per client") from None
+        if any(share != share for share in (shares if isinstance(shares, tuple) else (shares,))):
+            raise ConfigError(f"keep: {self.keep!r} is not a number, nor one per client")
         several = shares if isinstance(shares, tuple) else (shares,) * self.clients
         if len(several) != self.clients:
             raise ConfigError(f"keep: {len(several)} shares for {self.clients} clients")

@@ -61,7 +61,7 @@ class FedP3Method(Method):
             local_steps=self.local_steps,
             max_norm=config.clip_gradient or inf,
             trained=config.trained,  # type: ignore[arg-type]
-            personal_head=self.head(0) if config.personal_head else None,
+            personal_head=self.heads,
             **shared_settings(config, self.problem),  # type: ignore[arg-type]
         )
         return self._strategy
@@ -81,6 +81,12 @@ class FedP3Method(Method):
         rounds = self.config.rounds
         steps = [self.local_steps] * rounds
         return count_releases(self.config.clients, self.cohorts(rounds), steps)
+
+    @property
+    def heads(self) -> list[PersonalHead] | None:
+        """Of all clients; None where none is tuned."""
+        found = [self.head(client) for client in range(self.config.clients)]
+        return None if self.config.personal_head is None else [h for h in found if h is not None]
 
     def head(self, client: int) -> PersonalHead | None:
         """How a client tunes its own classifier; None where none does."""

@@ -77,7 +77,10 @@ def prepare(config: ExperimentConfig) -> Prepared:
         try:
             trial = method.strategy()
             trial.prepare(problem.start_point)
-            _ = method.privacy  # finds the noise, or says why there is none
+            privacy = method.privacy  # finds the noise, or says why there is none
+            if privacy is not None:
+                # Says now what is wrong with a model that has no private gradients.
+                privacy.private(problem.objective(0), secret=privacy.new_secret(0))
         except (ConfigError, DataError):
             raise
         except ValueError as error:

@@ -11,7 +11,6 @@ from fedstrategies.privacy import (
     GaussianMechanism,
     Ledger,
     Privacy,
-    PrivacyError,
     calibrate_noise,
 )
 
@@ -71,7 +70,7 @@ def privacy_of(
             budget=budget,
             simulated_seed=config.seed,
         )
-    except PrivacyError as error:
+    except ValueError as error:  # PrivacyError, and what Opacus says of extreme numbers
         raise ConfigError(f"privacy: {error}") from None
 
 

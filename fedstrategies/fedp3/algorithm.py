@@ -6,7 +6,9 @@
     client i -> server    W_i^l for l in L_i
     server                W^l <- a mean of the W_i^l it got; layers that nobody sent stay
 
-The server never sees a client's whole model, and a client with p_i < 1 never the server's.
+In training the server sees of a client's model what is in L_i, and a client with p_i < 1 only part
+of the server's. An evaluation on clients sends the model whole: ``fraction_evaluate=0`` leaves it
+out.
 
 What arrives as zero among the pruned weights is not there: it takes no part in training. By
 default all the rest is trained (`trained="all"`), as in the authors' code, and a client's layers

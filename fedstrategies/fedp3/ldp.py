@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from fedstrategies.fedp3.strategy import FedP3
+from fedstrategies.flower import Delivery, Update
 
 __all__ = ["LDPFedP3"]
 
@@ -43,3 +47,20 @@ class LDPFedP3(FedP3):
                 "trained: a private client trains what it releases, the layers in L_i ('assigned')"
             )
         super().__init__(**settings)
+
+    def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> Update:
+        """See `FedP3.server_update`.
+
+        Raises
+        ------
+        ValueError
+            If an upload is of a client that is not private.
+        """
+        for delivery in deliveries:
+            for client in delivery.partition_ids.tolist():
+                if not self.accounts.ledger(client).releases:
+                    raise ValueError(
+                        f"partition {client} is not private: it sent a model and no ledger; give "
+                        "its FedP3Client privacy=Privacy(...)"
+                    )
+        return super().server_update(x, deliveries)

@@ -64,8 +64,8 @@ class FedP3(BaseStrategy):
         Norm to which each local gradient is scaled down; infinity: it is not.
     trained : str
         ``all``: the local steps move all that the client received; ``assigned``: L_i only.
-    personal_head : PersonalHead or None
-        Fine-tuning of each client's classifier after the last round.
+    personal_head : PersonalHead, sequence of PersonalHead or None
+        Fine-tuning of each client's classifier after the last round, alike or one per partition.
     **base
         See `fedstrategies.flower.BaseStrategy`. With ``message_privacy`` the server clips each
         client's move and adds noise to the mean, see `fedstrategies.privacy.MessagePrivacy`.
@@ -96,7 +96,7 @@ class FedP3(BaseStrategy):
         smoothness: Smoothness | None = None,
         max_norm: float = inf,
         trained: Trained = "all",
-        personal_head: PersonalHead | None = None,
+        personal_head: PersonalHead | Sequence[PersonalHead] | None = None,
         **base: Any,
     ) -> None:
         if trained not in ("all", "assigned"):
@@ -189,6 +189,11 @@ class FedP3(BaseStrategy):
             self._fixed = drawn
         return drawn
 
+    @property
+    def asks_for_parts(self) -> bool:
+        """Whether some client does not have all layers in some round."""
+        return not (self.layers.fixed and bool(self.assigned(1).all()))
+
     def plan(self, round: int) -> list[Assignment]:
         """One assignment for all clients of the cohort that are sent the same."""
         assigned = self.assigned(round)
@@ -262,13 +267,17 @@ class FedP3(BaseStrategy):
 
     def evaluation_constants(self, partition: int) -> tuple[float, ...]:
         """Steps and step size of the personal head, after the last round."""
-        head = self.personal_head
-        if head is None or self.round != self._last_round:
+        heads = self.personal_head
+        if heads is None or self.round != self._last_round:
             return ()
+        head = heads if isinstance(heads, PersonalHead) else heads[partition]
         return float(head.steps), head.stepsize
 
     def client_level_epsilon(self, delta: float, *, accountant: Accountant = "rdp") -> float:
-        """Epsilon of every client under ``message_privacy``, for the models released so far.
+        """Epsilon of every client under ``message_privacy``, for the rounds of this strategy.
+
+        What an earlier strategy released of the same clients is not in it: to go on in another
+        process give `MessagePrivacy.epsilon` the rounds of both.
 
         Raises
         ------

@@ -99,6 +99,11 @@ class BaseStrategy(StrategySettings, Strategy):
     def begin(self, num_rounds: int) -> None:
         """Look at how many rounds `start` was asked for (default: nothing)."""
 
+    @property
+    def asks_for_parts(self) -> bool:
+        """Whether some requests are for part of a client's gradient (see ``at_work``)."""
+        return False
+
     def note_noise(self) -> None:
         """Clients turned out to be private, with noise in what they send (default: nothing)."""
 

@@ -94,7 +94,7 @@ class GaussianMechanism:
             return 0.0
         return self.noise_multiplier * self.max_grad_norm / self.batch_size(num_examples)
 
-    def question(self, x: Tensor, num_examples: int) -> bytes:
+    def question(self, x: Tensor, num_examples: int, *, coordinates: Tensor | None = None) -> bytes:
         """A digest of all that is public about a release, for `stream_key`: 32 bytes.
 
         Parameters
@@ -103,10 +103,14 @@ class GaussianMechanism:
             The point asked about, shape (d,).
         num_examples : int
             m.
+        coordinates : Tensor, optional
+            bool, shape (d,): what is released; None: all.
         """
         size = self.batch_size(num_examples)
         numbers = _NUMBERS.pack(self.max_grad_norm, self.noise_multiplier, size, num_examples)
         point = np.ascontiguousarray(x.detach().cpu().numpy())
         digest = blake2b(numbers, digest_size=32)
         digest.update(point.dtype.str.encode() + point.tobytes())
+        if coordinates is not None:
+            digest.update(np.packbits(coordinates.cpu().numpy()).tobytes())
         return digest.digest()

@@ -163,7 +163,7 @@ class PrivateObjective(Objective):
 
     def streams(self, x: Tensor, number: int) -> tuple[bytes, bytes]:
         """Keys of the noise and of the sample of one release at x (d,)."""
-        question = self.mechanism.question(x, self.num_examples)
+        question = self.mechanism.question(x, self.num_examples, coordinates=self.coordinates)
         return (
             stream_key(self.secret, number, NoisePurpose.NOISE, question=question),
             stream_key(self.secret, number, NoisePurpose.SAMPLE, question=question),

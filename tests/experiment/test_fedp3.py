@@ -1,5 +1,8 @@
 """FedP3 as an experiment: options, what is recorded, wrong input."""
 
+import struct
+from itertools import combinations
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,7 +13,7 @@ from fedstrategies.experiment.methods import method_of
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem import load_problem
 from fedstrategies.experiment.runner import run
-from fedstrategies.fedp3 import uplink_fraction
+from fedstrategies.fedp3 import expected_bytes, uplink_fraction
 
 
 @pytest.fixture
@@ -53,6 +56,79 @@ def test_a_run_records_both_accuracies_and_the_bytes_of_the_layers(config, tmp_p
     assert history[-1]["uplink_bytes"] < 3 * 6 * (4 * summary.dimension + 64)
 
 
+@pytest.fixture
+def images(tmp_path):
+    """A folder of 16 x 16 images in IDX files: the smallest that LeNet takes."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(120) % 4
+    pixels = torch.randint(0, 120, (120, 16, 16), generator=draw) + 40 * labels.view(-1, 1, 1) % 120
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for kind, magic, values in (
+        ("images-idx3", 2051, pixels),
+        ("labels-idx1", 2049, labels),
+    ):
+        head = struct.pack(f">{1 + values.ndim}I", magic, *values.shape)
+        body = values.to(torch.uint8).numpy().tobytes()
+        (folder / f"train-{kind}-ubyte").write_bytes(head + body)
+    return folder
+
+
+SETTINGS = {
+    "plain": {},
+    "lowerb": {"layers": "lowerb"},
+    "opu2": {"layers": "opu2"},
+    "opu2, keep 0.5": {"layers": "opu2", "keep": 0.5},
+    "opu2, keep by client": {"layers": "opu2", "keep": "0.1,0.2,0.3,0.4,0.5,0.6"},
+    "opu2, ordered": {"layers": "opu2", "keep": 0.5, "pruning": "ordered"},
+    "capacity": {"layers": "capacity:1200,1500,2000,3000,5000,9000"},
+    "assigned": {"layers": "opu2", "trained": "assigned"},
+    "weighted": {"layers": "opu123", "aggregation": "weighted"},
+    "simple": {"layers": "opu123"},
+    "attention": {"layers": "opu123", "aggregation": "attention:temperature=0.01"},
+    "uniform": {"local-pruning": "uniform:q=0.5"},
+    "dropout": {"local-pruning": "ordered:q=0.5"},
+    "clipped": {"clip-gradient": 0.01},
+    "more steps": {"local_steps": 3},
+}
+
+
+def test_every_option_has_its_effect(config, images, tmp_path):
+    """On a network with four shared layers: no two settings give the same model."""
+    models, bytes_of = {}, {}
+    for name, options in SETTINGS.items():
+        made = config(
+            **{
+                "dataset": str(images),
+                "model": "lenet",
+                "width": 6,
+                "stepsize": 0.3,
+                "local_steps": 2,
+                **options,
+            }
+        )
+        summary = run(made)
+        models[name] = load_file(tmp_path / "run" / "model.safetensors")
+        bytes_of[name] = (summary.last["uplink_bytes"], summary.last["downlink_bytes"])
+        method = method_of(made, load_problem(made.problem))
+        assert len(method.groups) == 5
+        strategy = method.strategy()
+        choice, law = strategy.layers, strategy.pruning
+        formula = [0, 0]
+        for round in range(1, 4):
+            drawn = choice.draw(method.groups, clients=6, seed=0, round=round)
+            one = expected_bytes(method.groups, drawn, pruning=law)
+            formula = [formula[0] + int(one.up.sum()), formula[1] + int(one.down.sum())]
+        control = 3 * 6 * (64 + 200)
+        assert formula[0] < bytes_of[name][0] <= formula[0] + control
+        assert bytes_of[name][1] <= formula[1] + control
+    for first, second in combinations(SETTINGS, 2):
+        same = [torch.equal(models[first][key], models[second][key]) for key in models[first]]
+        assert not all(same), f"{first} and {second} give the same model"
+    assert bytes_of["lowerb"] < bytes_of["opu2"] < bytes_of["plain"]
+    assert bytes_of["opu2, keep 0.5"][1] < bytes_of["opu2"][1]
+
+
 def test_without_pruning_it_is_fedavg(config, tmp_path):
     run(config(local_steps=3))
     mine = load_file(tmp_path / "run" / "model.safetensors")
@@ -69,6 +145,11 @@ def test_epochs_are_steps_of_a_batch(config):
     assert len(set(rows)) > 1
     assert method.local_steps == tuple(2 * -(-count // 32) for count in rows)
     assert method.head(0).steps == 3 * -(-rows[0] // 32)
+    strategy = method.strategy()
+    strategy.prepare(problem.start_point)
+    strategy.begin(0)
+    tuned = [strategy.evaluation_constants(client) for client in range(6)]
+    assert tuned == [(float(3 * -(-count // 32)), 0.1) for count in rows]
     whole = method_of(config(local_epochs=2, batch_size=""), problem)
     assert whole.local_steps == (2,) * 6
     assert method_of(config(), problem).local_steps == (1,) * 6
@@ -92,6 +173,7 @@ def test_a_personal_head_counts_after_the_last_round(config, tmp_path):
         ({"keep": 1.5}, "keep: 1.5 is outside"),
         ({"keep": "0.5,0.6"}, "keep: 2 shares for 6 clients"),
         ({"keep": "half"}, "keep: 'half' is not a number, nor one per client"),
+        ({"keep": "nan"}, "keep: 'nan' is not a number, nor one per client"),
         ({"local_pruning": "uniform"}, "local-pruning: 'uniform': uniform needs q"),
         ({"aggregation": "median"}, "aggregation: 'median': the aggregations are simple"),
         ({"local_steps": 2, "local_epochs": 1}, "local-epochs: local-steps is given too"),

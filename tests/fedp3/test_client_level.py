@@ -11,7 +11,7 @@ from flwr.app import Context, RecordDict
 from fedstrategies.compressors import TopK
 from fedstrategies.efbv import EFBV
 from fedstrategies.engines import CohortGrid
-from fedstrategies.fedp3 import FedP3, FedP3Client, Weighted, parse_layers
+from fedstrategies.fedp3 import CapacityLayers, FedP3, FedP3Client, Weighted, parse_layers
 from fedstrategies.flower import client_app
 from fedstrategies.privacy import Ledger, MessagePrivacy, Privacy, PrivacyError, composed_epsilon
 from fedstrategies.scafflix import FedAvg, Scafflix
@@ -99,6 +99,22 @@ def test_rounds_do_not_share_noise_even_if_the_sum_is_the_same() -> None:
     assert not torch.equal(*draws)
     assert torch.equal(draws[0], private.noise(secret, 1, total))
     assert not torch.equal(draws[0], private.noise(secret, 1, total + 1e-6))
+
+
+def test_every_round_has_noise_of_its_own_and_idle_layers_have_none(setting: Setting) -> None:
+    smallest = CapacityLayers(capacity=4 * int(setting.groups.sizes[-1]))
+    options = {"layers": smallest, "stepsize": 1e-12}
+    steps = []
+    for rounds in (1, 2):
+        strategy = run(setting, fedp3(setting, simulated(1.0), **options), rounds=rounds)
+        steps.append(strategy.x - setting.x)
+    own = torch.zeros(setting.groups.dimension, dtype=torch.bool)
+    for part in setting.groups.groups[-1].slices:
+        own[part] = True
+    assert not bool(steps[1][~own].any()), "nobody sent the other layers"
+    second = steps[1] - steps[0]
+    assert bool(second[own].any())
+    assert not torch.allclose(second[own], steps[0][own], atol=1e-4)
 
 
 def test_epsilon_grows_with_the_rounds(setting: Setting) -> None:

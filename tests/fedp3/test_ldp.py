@@ -10,10 +10,18 @@ import torch
 from flwr.app import Context
 
 from fedstrategies.engines import CohortGrid
-from fedstrategies.fedp3 import FedP3, FedP3Client, LDPFedP3, PersonalHead, parse_layers
+from fedstrategies.fedp3 import (
+    CapacityLayers,
+    FedP3,
+    FedP3Client,
+    LDPFedP3,
+    PersonalHead,
+    parse_layers,
+)
 from fedstrategies.flower import AllClientsFailed, client_app
 from fedstrategies.privacy import Ledger, Privacy
 from fedstrategies.pruning import GlobalPruning, UniformPruning
+from fedstrategies.sampling import NiceSampling
 from tests.fedp3.setting import CLIENTS, SIZES, Setting
 
 STEP = 0.1
@@ -126,6 +134,33 @@ def test_whole_models_take_the_fast_path_and_parts_do_not(setting: Setting) -> N
     parts = LDPFedP3(**options, layers=parse_layers("opu2"))
     with pytest.raises(ValueError, match="the fast path is required but not possible"):
         parts.start(grid_of(setting, simulated(2.0), "require"), setting.start, num_rounds=1)
+
+
+def test_parts_never_take_the_fast_path_whatever_the_first_cohort_is(setting: Setting) -> None:
+    """Seed 1: the first cohorts are of clients that have all layers."""
+    layers = CapacityLayers(capacity=(10**6,) * 4 + (400,) * 4)
+    options = {"layers": layers, "sampling": NiceSampling(cohort_size=1), "seed": 1}
+    strategy = LDPFedP3(groups=setting.groups, stepsize=STEP, **options)
+    grid = grid_of(setting, simulated(2.0), "require")
+    with pytest.raises(ValueError, match="private clients release parts of their models"):
+        strategy.start(grid, setting.start, num_rounds=1)
+
+
+def test_the_noise_of_a_release_depends_on_the_layers_it_is_of(setting: Setting) -> None:
+    """A node that is asked again at the same point and count for other layers draws anew."""
+    private = simulated(2.0)
+    clients = [
+        grid_of(setting, private).clients[0].releasing(setting.groups.expand(torch.tensor(bits)))
+        for bits in ((True, False, False, True), (False, True, False, True))
+    ]
+    keys = [client.streams(setting.x, 0) for client in clients]
+    assert keys[0] != keys[1]
+
+
+def test_a_client_that_is_not_private_is_refused(setting: Setting) -> None:
+    strategy = LDPFedP3(groups=setting.groups, stepsize=STEP)
+    with pytest.raises(ValueError, match="partition 0 is not private: it sent a model"):
+        start(strategy, setting, None)
 
 
 def test_what_is_trained_and_not_sent_is_refused(setting: Setting) -> None:

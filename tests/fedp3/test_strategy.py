@@ -28,7 +28,7 @@ from fedstrategies.pruning import GlobalPruning, OrderedDropout, OrderedPruning,
 from fedstrategies.random import Purpose, client_keys
 from fedstrategies.sampling import NiceSampling
 from fedstrategies.scafflix import FedAvg, ScafflixClient
-from fedstrategies.wire import decode_vector
+from fedstrategies.wire import decode, decode_vector
 from tests.fedp3.setting import CLIENTS, SIZES, Setting
 from tests.flower.faults import Faults, FaultyGrid
 
@@ -158,6 +158,27 @@ def test_uploads_hold_nothing_but_own_layers_and_bytes_follow_the_formula(settin
     assert strategy.bytes.downlink == requests + CLIENTS * settings
     uploads = sum(sum(map(len, frames(m))) for _, m in grid.heard)
     assert strategy.bytes.uplink == uploads + CLIENTS * Response.SIZE
+
+
+def test_each_client_gets_its_own_share(setting: Setting) -> None:
+    shares = tuple(0.1 * i for i in range(1, 9))
+    pruning = GlobalPruning(keep=shares)
+    strategy = fedp3(setting, layers=parse_layers("lowerb"), pruning=pruning, fraction_evaluate=0.0)
+    grid = Listening(setting.app, num_clients=CLIENTS)
+    strategy.start(grid, setting.start, num_rounds=1)
+    assigned = strategy.assigned(1)
+    for request, _ in grid.heard:
+        client = grid.partitions[request.metadata.dst_node_id]
+        outside = [
+            entry
+            for position, entry in enumerate(setting.groups.entries)
+            if entry.is_weight
+            and not assigned[client, int(setting.groups.group_of_entry[position])]
+        ]
+        kept = sum(int(shares[client] * entry.size) for entry in outside)
+        sparse = decode(frames(request)[1], dimension=sum(entry.size for entry in outside))
+        assert sparse.indices is not None
+        assert sparse.indices.shape == (1, kept)
 
 
 def test_a_layer_that_nobody_sent_stays(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
