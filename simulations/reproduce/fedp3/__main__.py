@@ -14,6 +14,7 @@ from simulations.reproduce.fedp3.jobs import jobs, tuned, tuning_jobs
 from simulations.reproduce.fedp3.part import part_of
 from simulations.reproduce.fedp3.private_jobs import (
     best_step,
+    digits_jobs,
     private_jobs,
     step_jobs,
 )
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     run_jobs(tuning_jobs(), source=source, runs=runs, report=_say)
                     run_jobs(jobs(tuned(runs)), source=source, runs=runs, report=_say)
                 if "privacy" in options.only:
+                    run_jobs(digits_jobs(), source=source, runs=runs, report=_say)
                     run_jobs(step_jobs(), source=source, runs=runs, report=_say)
                     rest = private_jobs(best_step(runs))
                     run_jobs(rest, source=source, runs=runs, report=_say)

@@ -17,8 +17,10 @@ from simulations.reproduce.fedp3.jobs import SEEDS, SPLITS
 __all__ = [
     "EPSILONS",
     "LAYERS",
+    "DigitsJob",
     "PrivateJob",
     "best_step",
+    "digits_jobs",
     "private_jobs",
     "step_jobs",
 ]
@@ -109,3 +111,56 @@ def private_jobs(stepsize: float) -> Iterator[PrivateJob]:
         for epsilon in (*EPSILONS, None):
             for layers in LAYERS:
                 yield PrivateJob(layers=layers, epsilon=epsilon, seed=seed, stepsize=stepsize)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsJob:
+    """The same question where local steps are many enough for the noise to matter.
+
+    Attributes
+    ----------
+    epsilon : float or None
+        As in `PrivateJob`.
+    seed : int
+        Of everything random.
+    """
+
+    epsilon: float | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        target = "infinite" if self.epsilon is None else f"{self.epsilon:g}"
+        return f"ldp-digits-epsilon-{target}-seed-{self.seed}"
+
+    def settings(self, source: Path, out: Path) -> dict[str, object]:
+        """The experiment's options: the bundled digits, releases of Poisson samples."""
+        noise: dict[str, object] = {"epsilon": self.epsilon, "delta": 1e-5}
+        return {
+            "algorithm": "fedp3",
+            "dataset": "digits",
+            "model": "mlp",
+            "clients": 10,
+            "partition": "iid",
+            "test-fraction": 0.2,
+            "rounds": 30,
+            "local-steps": 2,
+            "batch-size": 40,
+            "stepsize": 0.5,
+            "l2": 0.0,
+            "max-grad-norm": 1.0,
+            "measure-every": 1000,
+            "quiet": True,
+            "overwrite": True,
+            **({"noise-multiplier": 0.0} if self.epsilon is None else noise),
+            "seed": self.seed,
+            "out": str(out),
+        }
+
+
+def digits_jobs() -> Iterator[DigitsJob]:
+    """One network, six targets, three seeds."""
+    for seed in SEEDS:
+        for epsilon in (*EPSILONS, None):
+            yield DigitsJob(epsilon=epsilon, seed=seed)

@@ -12,6 +12,7 @@ from simulations.reproduce.fedp3.private_jobs import (
     EPSILONS,
     LAYERS,
     best_step,
+    digits_jobs,
     private_jobs,
     step_jobs,
 )
@@ -54,6 +55,7 @@ def write_report(runs: Path, page: Path) -> None:
         parts += [_section(split, steps[split], runs, page.parent / "fedp3") for split in SPLITS]
     if all((runs / job.name / "summary.json").exists() for job in step_jobs()):
         parts.append(_privacy(best_step(runs), runs, page.parent / "fedp3"))
+        parts.append(_digits(runs))
     body = "\n\n".join(parts)
     page.write_text(f"{before}{begin}\n\n{body}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
@@ -117,6 +119,29 @@ def _privacy(step: float, runs: Path, pictures: Path) -> str:
 def _done(split: str, method: str, step: float, runs: Path) -> list[Path]:
     jobs = (Job(method=method, split=split, seed=seed, stepsize=step) for seed in SEEDS)
     return [runs / job.name for job in jobs if _is_done(runs / job.name)]
+
+
+def _digits(runs: Path) -> str:
+    rows = []
+    for epsilon in (*EPSILONS, None):
+        done = [
+            Summary.read(runs / job.name)
+            for job in digits_jobs()
+            if job.epsilon == epsilon and _is_done(runs / job.name)
+        ]
+        if done:
+            spent = max(float(one.privacy.get("epsilon_max", 0)) for one in done)
+            rows.append(
+                (
+                    "infinite (no noise)" if epsilon is None else f"{epsilon:g}",
+                    "" if epsilon is None else f"{spent:.4f}",
+                    "" if epsilon is None else f"{float(done[0].privacy['noise_multiplier']):.2f}",
+                    _spread([100 * float(one.last["accuracy"]) for one in done]),
+                    str(len(done)),
+                )
+            )
+    heads = ("epsilon", "accountant's", "noise multiplier", "accuracy", "seeds")
+    return f"### LDP-FedP3 on digits\n\n{_table(heads, rows)}"
 
 
 def _is_done(folder: Path) -> bool:
