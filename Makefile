@@ -23,7 +23,7 @@ help:
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[simulation,data,plots,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[simulation,data,plots,privacy,dev]"
 	@touch $@
 
 demo: $(READY)
