@@ -125,6 +125,7 @@ run(SPPMConfig(**{settings!r}, out={str(tmp_path / "there")!r}, backend="flower"
 
 def test_private_layers_leave_rays_actors_as_they_leave_one_process(tmp_path: Path) -> None:
     """Models in two frames, uploads of several lengths, secrets and ledgers in the nodes' state."""
+    pytest.importorskip("opacus", reason="the extra 'privacy' is not installed")
     settings = {
         "clients": 6,
         "dataset": "digits",

@@ -16,6 +16,8 @@ from fedstrategies.experiment.results import Summary
 from fedstrategies.experiment.runner import run
 from fedstrategies.privacy import Ledger, clipped_logistic_smoothness
 
+pytest.importorskip("opacus", reason="the extra 'privacy' is not installed")
+
 MUSHROOMS = {"epsilon": 4.0, "max-grad-norm": 1.0, "clip-rows": 1.0, "l2": 0.001}
 NETWORK = {
     "algorithm": "fedp3",

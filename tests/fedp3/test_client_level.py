@@ -18,6 +18,8 @@ from fedstrategies.scafflix import FedAvg, Scafflix
 from fedstrategies.sppm import SPPM
 from tests.fedp3.setting import CLIENTS, Setting
 
+pytest.importorskip("opacus", reason="the extra 'privacy' is not installed")
+
 NORM = 0.05
 
 

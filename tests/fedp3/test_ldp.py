@@ -24,6 +24,8 @@ from fedstrategies.pruning import GlobalPruning, UniformPruning
 from fedstrategies.sampling import NiceSampling
 from tests.fedp3.setting import CLIENTS, SIZES, Setting
 
+pytest.importorskip("opacus", reason="the extra 'privacy' is not installed")
+
 STEP = 0.1
 
 
