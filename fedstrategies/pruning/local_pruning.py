@@ -13,6 +13,7 @@ Source: Yi et al., "FedP3" (ICLR 2024), which names the three; FjORD for the ord
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,11 +68,8 @@ class FixedPruning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniformPruning:
-    """A fresh ratio u in [q, 1] each step; every entry of a weight is kept with probability u.
-
-    The ratio is one for the whole model, the entries are independent: ``E mask = u``, and the
-    number kept of a weight has standard deviation ``sqrt(numel u (1 - u))``.
+class FreshRatio(ABC):
+    """What the laws with a fresh ratio u in [q, 1] a step share.
 
     Attributes
     ----------
@@ -87,7 +85,28 @@ class UniformPruning:
     q: float
 
     def __post_init__(self) -> None:
-        _check_ratio(self.spec, self.q)
+        if not 0.0 < self.q <= 1.0:
+            raise ValueError(f"{self.spec}: the smallest ratio is above 0 and at most 1")
+
+    @property
+    @abstractmethod
+    def spec(self) -> str:
+        """The law as the command line writes it."""
+
+    def ratios(self, streams: Tensor) -> Tensor:
+        """u uniform in [q, 1): float64, shape (C,)."""
+        return self.q + (1.0 - self.q) * uniforms(streams, 1)[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformPruning(FreshRatio):
+    """A fresh ratio u in [q, 1] each step; every entry of a weight is kept with probability u.
+
+    The ratio is one for the whole model, the entries are independent: ``E mask = u``, and the
+    number kept of a weight has standard deviation ``sqrt(numel u (1 - u))``.
+
+    See `FreshRatio` for q.
+    """
 
     @property
     def spec(self) -> str:
@@ -97,7 +116,7 @@ class UniformPruning:
     def masks(self, groups: LayerGroups, *, step: int, keys: Tensor) -> Tensor:
         """See `LocalPruning.masks`."""
         streams = _streams(keys, step)
-        ratios = _ratios(streams, self.q).unsqueeze(1)
+        ratios = self.ratios(streams).unsqueeze(1)
         masks = _everything(keys, groups)
         for position, entry in enumerate(groups.entries):
             if entry.is_weight:
@@ -107,7 +126,7 @@ class UniformPruning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrderedDropout:
+class OrderedDropout(FreshRatio):
     """A fresh ratio u in [q, 1] each step; the leading block of every weight is kept.
 
     The block of a matrix is ``W[:ceil(u d1), :ceil(u d2)]``, for convolutions along the first
@@ -115,21 +134,8 @@ class OrderedDropout:
     cut. Biases stay; the bias of a unit that is cut has no effect where the next layer cuts the
     input it feeds.
 
-    Attributes
-    ----------
-    q : float
-        Smallest ratio, in (0, 1].
-
-    Raises
-    ------
-    ValueError
-        If q is outside.
+    See `FreshRatio` for q.
     """
-
-    q: float
-
-    def __post_init__(self) -> None:
-        _check_ratio(self.spec, self.q)
 
     @property
     def spec(self) -> str:
@@ -138,7 +144,7 @@ class OrderedDropout:
 
     def masks(self, groups: LayerGroups, *, step: int, keys: Tensor) -> Tensor:
         """See `LocalPruning.masks`."""
-        ratios = _ratios(_streams(keys, step), self.q)
+        ratios = self.ratios(_streams(keys, step))
         masks = _everything(keys, groups)
         for entry in groups.entries:
             if entry.is_weight:
@@ -146,18 +152,8 @@ class OrderedDropout:
         return masks
 
 
-def _check_ratio(spec: str, q: float) -> None:
-    if not 0.0 < q <= 1.0:
-        raise ValueError(f"{spec}: the smallest ratio is above 0 and at most 1")
-
-
 def _streams(keys: Tensor, step: int) -> Tensor:
     return derived_keys(derived_keys(keys, Purpose.LOCAL_PRUNING), step)
-
-
-def _ratios(streams: Tensor, q: float) -> Tensor:
-    """u uniform in [q, 1): float64, shape (C,)."""
-    return q + (1.0 - q) * uniforms(streams, 1)[:, 0]
 
 
 def _everything(keys: Tensor, groups: LayerGroups) -> Tensor:
