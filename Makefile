@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= auto
 READY := $(VENV)/.installed
 
 # Flower and Ray would otherwise call home, install at run time, and fight over the cores.
@@ -32,7 +33,8 @@ demo: $(READY)
 	@echo "picture: runs/demo/comparison.png   table: runs/demo/comparison.md"
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not runtime"
+	$(BIN)/python -m pytest -m runtime
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -14,7 +14,6 @@ from fedstrategies.experiment import runner, session
 from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.history import read_history
 from fedstrategies.flower.control import Response
-from fedstrategies.threads import single_threaded
 from simulations.reproduce.efbv.__main__ import main
 from simulations.reproduce.efbv.curve import read_curve
 from simulations.reproduce.efbv.flow import compute_flow
@@ -24,12 +23,6 @@ from simulations.reproduce.efbv.pairs import read_pairs
 from simulations.reproduce.efbv.race import race
 
 ROWS, DIMENSION = 40, 6
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with single_threaded():
-        yield
 
 
 @pytest.fixture

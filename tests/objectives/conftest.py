@@ -2,13 +2,6 @@ import pytest
 
 from fedstrategies.data import binary_labels, contiguous_partition, load_dataset
 from fedstrategies.objectives import LogisticRegression
-from fedstrategies.threads import single_threaded
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    with single_threaded():
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from fedstrategies.privacy import (
     PrivacyError,
     PrivateObjective,
 )
-from fedstrategies.threads import single_threaded
 from tests.privacy.clients import (
     DIMENSION,
     PLAIN,
@@ -29,12 +28,6 @@ from tests.privacy.clients import (
 )
 
 SETTINGS = [{}, {"expected_batch_size": 1}, {"noise_multiplier": 0.0}]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    with single_threaded():
-        yield
 
 
 def crowd(**options):

@@ -39,7 +39,6 @@ from torch.nn.functional import normalize, softplus
 
 from fedstrategies.objectives import LogisticRegression
 from fedstrategies.privacy import Ledger, PrivateObjective, calibrate_noise, simulated_secret
-from fedstrategies.threads import single_threaded
 from tests.privacy.clients import normal
 
 EPSILON, DELTA = 1.0, 1e-5
@@ -49,12 +48,6 @@ SHADOWS, RUNS = 16, 40
 PRIVATE = {"stepsize": 40.0, "max_grad_norm": 0.25}
 """At the start gradients have norm 1/2: all are clipped, and members show as far as they may."""
 OVERFITTED = {"stepsize": 600.0, "max_grad_norm": inf, "noise_multiplier": 0.0}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    with single_threaded():
-        yield
 
 
 def play(run, *, stepsize, **mechanism):

@@ -15,7 +15,6 @@ from fedstrategies.privacy import (
     PrivateObjective,
     simulated_secret,
 )
-from fedstrategies.threads import single_threaded
 from tests.privacy.clients import (
     DIMENSION,
     SIZES,
@@ -26,12 +25,6 @@ from tests.privacy.clients import (
     private,
     start,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    with single_threaded():
-        yield
 
 
 def test_the_noise_has_the_stated_scale_in_every_coordinate():

@@ -17,16 +17,9 @@ from fedstrategies.privacy import (
     clipped_logistic_smoothness,
     clipped_softmax_smoothness,
 )
-from fedstrategies.threads import single_threaded
 from tests.privacy.clients import (
     private,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    with single_threaded():
-        yield
 
 
 def test_rows_are_clipped_one_by_one():
