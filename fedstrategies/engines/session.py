@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from flwr.app import RecordDict
+from torch import Tensor
 
-from fedstrategies.flower import BaseClient, BaseStrategy, FedApp
+from fedstrategies.compressors import Payload
+from fedstrategies.flower import BaseClient, BaseStrategy, ClientRule, Delivery, FedApp
 from fedstrategies.flower.metrics import weighted_mean
 from fedstrategies.flower.receipts import Receipts
 from fedstrategies.flower.records import load_receipts, save_state
-from fedstrategies.flower.spending import knows, payer_of, recall, save_spending
-from fedstrategies.objectives import BatchedObjective
+from fedstrategies.flower.spending import knows, payer_of, payers_of, recall, save_spending
+from fedstrategies.privacy import PrivateObjective
 from fedstrategies.threads import single_threaded
 
 if TYPE_CHECKING:
@@ -47,9 +51,31 @@ class InProcessSession:
                 recall(context.state, private, strategy.accounts.account(index))
 
     @property
-    def objective(self) -> BatchedObjective:
-        """The clients' f_i in partition order."""
-        return self._grid.objective
+    def num_examples(self) -> Tensor:
+        """m_i in partition order: int64, shape (n,)."""
+        return self._grid.objective.num_examples
+
+    @cached_property
+    def payers(self) -> tuple[PrivateObjective, ...]:
+        """Where the clients' releases are charged; empty: nowhere."""
+        return payers_of(self._grid.objective)
+
+    def step(
+        self,
+        rule: ClientRule,
+        memory: Mapping[str, Tensor],
+        x: Tensor,
+        keys: Tensor,
+        *,
+        clients: Tensor,
+    ) -> tuple[Payload, Tensor]:
+        """Messages and losses of some clients; see `CohortSession.step`."""
+        objective = self._grid.objective
+        rows = None if len(clients) == len(objective) else clients
+        return rule.step(memory, x, objective, keys, clients=rows)
+
+    def settle(self, deliveries: Sequence[Delivery], settlement: Tensor) -> None:
+        """Nothing to do: the strategy's copy of the memories, which it committed, is the memory."""
 
     def flush(self, strategy: BaseStrategy) -> None:
         """Write each node's memory and receipt into its context, and what it has spent."""

@@ -70,8 +70,8 @@ class Attempt(ABC):
         return (Payload(dimension=vector.shape[1], values=Floats(vector)),)
 
     @abstractmethod
-    def record_receipts(self) -> None:
-        """Tell the ledger which uploads were used."""
+    def settle(self, settlement: Tensor) -> None:
+        """The round is committed: note which uploads were used, settled by ``settlement``."""
 
     def keys(self, assignment: Assignment) -> Tensor:
         """The round's random stream of each client of an assignment: int64, shape (C,)."""

@@ -15,7 +15,6 @@ from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.contract import Assignment, CohortSession, Delivery
 from fedstrategies.flower.control import Request, Response
 from fedstrategies.flower.ledger import SPENT
-from fedstrategies.flower.spending import payers_of
 from fedstrategies.privacy import BudgetSpent
 from fedstrategies.wire import encoded_sizes
 
@@ -43,7 +42,7 @@ class BatchedRound(Attempt):
         super().__init__(strategy, round)
         strategy.ledger.open_attempt([])
         self.session = session
-        self._payers = payers_of(session.objective)
+        self._payers = session.payers
         self._losses: list[Tensor] = []
         self._deliveries: list[Delivery] = []
 
@@ -70,12 +69,8 @@ class BatchedRound(Attempt):
         assert strategy.memory is not None
         if len(rows) < len(keys):
             keys = keys[torch.isin(assignment.partition_ids, rows)]
-        payload, losses = assignment.rule.step(
-            strategy.memory,
-            self.sent(assignment),
-            self.session.objective,
-            keys,
-            clients=None if len(rows) == strategy.clients else rows,
+        payload, losses = self.session.step(
+            assignment.rule, strategy.memory, self.sent(assignment), keys, clients=rows
         )
         return rows, payload, losses
 
@@ -140,10 +135,11 @@ class BatchedRound(Attempt):
             self.faulty[partition] = reason
         return rows[finite], payload.rows(finite), losses[finite]
 
-    def record_receipts(self) -> None:
-        """Tell the ledger which uploads were used."""
+    def settle(self, settlement: Tensor) -> None:
+        """Tell the ledger and the clients which uploads were used."""
         for delivery in self._deliveries:
             self.strategy.ledger.commit_batch(delivery.partition_ids)
+        self.session.settle(self._deliveries, settlement)
 
     def metrics(self) -> MetricRecord:
         """The weighted mean loss, summed in partition order as the message path does.
@@ -159,7 +155,7 @@ class BatchedRound(Attempt):
         if len(self._deliveries) > 1:
             order = rows.argsort()
             rows, losses = rows[order], losses[order]
-        weights = self.session.objective.num_examples.numpy()[rows].astype(np.float64)
+        weights = self.session.num_examples.numpy()[rows].astype(np.float64)
         return MetricRecord({"loss": float(np.cumsum(losses * (weights / weights.sum()))[-1])})
 
 

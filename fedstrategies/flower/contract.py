@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedstrategies.compressors import Payload
 from fedstrategies.objectives import BatchedObjective
+from fedstrategies.privacy import PrivateObjective
 
 if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
@@ -231,11 +232,48 @@ class Callback(Protocol):
 
 
 class CohortSession(Protocol):
-    """All clients of a grid at once, for the in-process fast path."""
+    """All clients of a grid at once, for the fast path: no message is sent."""
 
     @property
-    def objective(self) -> BatchedObjective:
-        """The clients' f_i in partition order."""
+    def num_examples(self) -> Tensor:
+        """m_i of the clients in partition order: int64, shape (n,)."""
+
+    @property
+    def payers(self) -> Sequence[PrivateObjective]:
+        """Where the clients' releases are charged, in partition order; empty: nowhere."""
+
+    def step(
+        self,
+        rule: ClientRule,
+        memory: Mapping[str, Tensor],
+        x: Tensor,
+        keys: Tensor,
+        *,
+        clients: Tensor,
+    ) -> tuple[Payload, Tensor]:
+        """``rule.step`` of some clients, wherever and however many at a time it is computed.
+
+        Parameters
+        ----------
+        rule : ClientRule
+            One for all of them; an `IndividualRule` has a row for each of the n clients.
+        memory : mapping
+            The strategy's copy of the effective memories, shape (n, d) each.
+        x : Tensor
+            What they are sent: shape (d,), or (r, d) for a `GuidedRule`.
+        keys : Tensor
+            int64, shape (C,): their streams.
+        clients : Tensor
+            int64, shape (C,), ascending: their partitions.
+
+        Returns
+        -------
+        tuple
+            Messages and losses in that order; the same bits however the work is divided.
+        """
+
+    def settle(self, deliveries: Sequence[Delivery], settlement: Tensor) -> None:
+        """The round is committed: these uploads were used, and are settled by ``settlement``."""
 
     def flush(self, strategy: BaseStrategy) -> None:
         """Give each node its state, so that messages can go on from here."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from torch import Tensor
 
 from fedstrategies.compressors import Payload
 from fedstrategies.flower.accounts import read_ledger, work_of
@@ -229,7 +230,7 @@ class MessageRound(Attempt):
         else:
             ledger.require_recovery(partition, MemoryCommand.TAKE)
 
-    def record_receipts(self) -> None:
+    def settle(self, settlement: Tensor) -> None:
         """Tell the ledger which uploads were used."""
         self.strategy.ledger.commit(self._tags)
 

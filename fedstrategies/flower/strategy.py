@@ -267,6 +267,7 @@ class BaseStrategy(StrategySettings, Strategy):
         if not bool(torch.isfinite(update.x).all()):
             raise Diverged(attempt.round, "the model is not finite")
         update.follow()
+        settlement = update.x if update.settlement is None else update.settlement
         if self.memory is not None:
             for delivery in deliveries:
                 whole = len(delivery.partition_ids) == self.clients
@@ -274,9 +275,9 @@ class BaseStrategy(StrategySettings, Strategy):
                     self.memory,
                     delivery.payload,
                     clients=None if whole else delivery.partition_ids,
-                    settlement=update.x if update.settlement is None else update.settlement,
+                    settlement=settlement,
                 )
-        attempt.record_receipts()
+        attempt.settle(settlement)
         self._x, self._arrays = update.x, None
         self.round = attempt.round
         self.participants = sum(len(delivery.partition_ids) for delivery in deliveries)
