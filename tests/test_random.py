@@ -1,5 +1,6 @@
 """Counter-based draws: the integers, their uniformity, and the subset methods."""
 
+import zlib
 from itertools import combinations
 from math import comb
 
@@ -120,8 +121,11 @@ def test_numpy_and_torch_methods_agree(method, population, count):
     assert torch.equal(on_cpu(keys, population, count), on_device(keys, population, count))
 
 
-# All five branches: everything, one, Floyd, hashes, first distinct.
+LARGE = _subsets._LARGE
+
+# All branches: everything, one, Floyd, hashes of few and of many, first distinct.
 SIZES = [(9, 9), (9, 0), (112, 1), (112, 5), (112, 32), (112, 56), (112, 111), (5000, 100)]
+SIZES += [(LARGE, 4000), (LARGE, LARGE // 8), (LARGE, LARGE - 1), (2**40, 100)]
 
 
 @pytest.mark.parametrize(("population", "count"), SIZES)
@@ -149,6 +153,59 @@ def test_every_element_is_equally_likely(population, count):
     assert abs(chi_square - population) < 6 * (2 * population) ** 0.5
 
 
+@pytest.mark.parametrize("share", [0.04, 0.3, 0.97])
+def test_a_large_population_is_drawn_from_evenly(share):
+    population = 100_000
+    count = int(share * population)
+    keys = some_keys(8)
+    chosen = sample_without_replacement(keys, population, count)
+    counts = torch.bincount(chosen.ravel() * 50 // population, minlength=50).double()
+    expected = 8 * count / 50
+    chi_square = ((counts - expected) ** 2).sum() / (expected * (1 - share))
+    assert abs(chi_square - 49) < 6 * (2 * 49) ** 0.5
+    # Neighbours are kept together as often as any two.
+    together = (chosen.diff(dim=1) == 1).double().mean()
+    assert abs(together - (count - 1) / (population - 1)) < 6 * (share / chosen.numel()) ** 0.5
+    centre = chosen.double().mean() / population - 0.5
+    assert abs(centre) < 6 * ((1 - share) / 12 / chosen.numel()) ** 0.5
+
+
+@pytest.mark.parametrize(("population", "count"), [(LARGE, 9000), (LARGE + 1, 65_000)])
+def test_hashes_of_many_are_the_smallest_of_all(population, count):
+    keys = some_keys(2)
+    order = np.argsort(random_bits(keys, population).numpy(), axis=1)[:, :count]
+    found = _subsets.smallest_hashes(keys, population, count)
+    assert (found.numpy() == np.sort(order, axis=1)).all()
+
+
+@pytest.mark.parametrize("bound", [-(2**63), 2**62])
+def test_a_bound_that_admits_too_few_hashes_costs_nothing_but_time(monkeypatch, bound):
+    """The guess is off by chance once in millions; here it is off by force."""
+    monkeypatch.setattr(_subsets, "_expected_bound", lambda population, count: bound)
+    keys = some_keys(2)
+    found = _subsets.smallest_hashes(keys, LARGE, 60_000)
+    assert torch.equal(found, _subsets.smallest_hashes_on_device(keys, LARGE, 60_000))
+
+
+def test_bits_are_the_same_however_many_are_mixed_at_a_time():
+    keys = some_keys(3)
+    count = 2 * _splitmix._BLOCK + 17
+    bits = random_bits(keys, count)
+    assert torch.equal(bits[:, -5:], random_bits(keys, 5, skip=count - 5))
+    assert unsigned(bits)[1, count - 1] == splitmix(int(keys[1]) + count * GOLDEN)
+    transposed = bits.clone().T[::2]
+    assert torch.equal(_splitmix.mix(transposed), _splitmix._mix_on_device(bits.T[::2]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(("population", "count"), SIZES)
+def test_a_gpu_draws_the_same_sets(population, count):
+    keys = some_keys(4)
+    on_gpu = sample_without_replacement(keys.cuda(), population, count)
+    assert on_gpu.is_cuda
+    assert torch.equal(on_gpu.cpu(), sample_without_replacement(keys, population, count))
+
+
 def test_a_stream_that_runs_short_is_extended():
     """The last of 200 out of 200 takes about 1,200 draws, far above the estimate."""
     everything = _subsets.first_distinct(some_keys(3), 200, 200)
@@ -168,6 +225,16 @@ def test_drawn_integers_are_frozen():
     assert sample_without_replacement(keys, 112, 5).tolist() == FROZEN[5]
     assert sample_without_replacement(keys, 112, 40)[:, :5].tolist() == FROZEN[40]
     assert sample_without_replacement(keys, 10_000, 50)[:, :5].tolist() == FROZEN[50]
+
+
+FROZEN_LARGE = {16_000: "52333ec2", 160_000: "e56183fd", 400_000: "bc255c4d"}
+
+
+@pytest.mark.parametrize("count", FROZEN_LARGE)
+def test_large_sets_are_frozen(count):
+    keys = client_keys(0, 1, torch.arange(2), Purpose.COMPRESSOR)
+    drawn = sample_without_replacement(keys, 1_600_000, count)
+    assert f"{zlib.crc32(drawn.numpy().astype('<i8').tobytes()):08x}" == FROZEN_LARGE[count]
 
 
 @pytest.mark.parametrize("count", [-1, 6])

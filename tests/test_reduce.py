@@ -1,5 +1,7 @@
 """The summation rule: one order, whatever the path and the number of workers."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,65 @@ def test_absent_clients_count_as_zeros():
     present = torch.rand(len(ids), generator=torch.Generator().manual_seed(2)) < 0.4
     zeroed = rows * present.unsqueeze(1)
     assert torch.equal(sum_over_clients(rows[present], ids[present]), sum_over_clients(zeroed, ids))
+
+
+@pytest.mark.parametrize("everyone", [True, False])
+@pytest.mark.parametrize("width", [5, 112, 700])
+def test_strips_and_groups_of_blocks_follow_the_rule(monkeypatch, width, everyone):
+    """Wide vectors are summed piece by piece; here every piece is a few coordinates."""
+    generator = torch.Generator().manual_seed(width)
+    ids = torch.arange(200)
+    if not everyone:
+        ids = ids[torch.rand(200, generator=generator) < 0.3] + 64
+    rows = torch.randn(len(ids), width, generator=generator, dtype=torch.float64)
+    rows *= 10.0 ** torch.randint(-8, 9, (len(ids), 1), generator=generator)
+    indices = torch.rand(len(ids), width, generator=generator).argsort(dim=1)[:, :3].sort().values
+    sparse = torch.zeros_like(rows).scatter_(1, indices, rows.gather(1, indices))
+    for cache in (1, 8 * width, 8 * 3 * width + 1, 2**20):
+        monkeypatch.setattr(reduce, "_CACHE_BYTES", cache)
+        found = sum_over_clients(rows, ids)
+        assert (found.numpy() == by_definition(rows.numpy(), ids.tolist())).all()
+        found = sum_sparse_over_clients(indices, rows.gather(1, indices), width, ids)
+        assert (found.numpy() == by_definition(sparse.numpy(), ids.tolist())).all()
+
+
+@pytest.mark.parametrize("layout", ["transposed", "expanded", "strided"])
+def test_the_rule_does_not_depend_on_the_rows_layout(layout):
+    draw = torch.Generator().manual_seed(4)
+    rows = {
+        "transposed": torch.randn(7, 64, generator=draw, dtype=torch.float64).T,
+        "expanded": torch.randn(7, generator=draw, dtype=torch.float64).expand(64, 7),
+        "strided": torch.randn(128, 14, generator=draw, dtype=torch.float64)[::2, ::2],
+    }[layout]
+    found = sum_over_clients(rows, torch.arange(64))
+    assert (found.numpy() == by_definition(rows.numpy(), range(64))).all()
+
+
+def test_no_zero_is_negative():
+    """A lone -0.0 plus the zeros of absent clients is 0.0, on both paths."""
+    rows, ids = torch.full((2, 3), -0.0), torch.tensor([5, 40])
+    assert not torch.signbit(sum_over_clients(rows, ids)).any()
+    indices = torch.zeros(2, 1, dtype=torch.int64)
+    assert not torch.signbit(sum_sparse_over_clients(indices, rows[:, :1], 3, ids)).any()
+
+
+def peak_bytes(call):
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_sums_of_wide_vectors_need_little_more_than_the_result():
+    """numpy reports its arrays to tracemalloc. Blocks x d would be 20 times the result."""
+    width, ids = 200_000, torch.arange(0, 640, 20)
+    rows = torch.ones(len(ids), width, dtype=torch.float64)
+    room = 4 * 8 * width + 3 * 2**20
+    assert peak_bytes(lambda: sum_over_clients(rows, ids)) < room
+    indices = torch.arange(50).expand(len(ids), 50)
+    values = torch.ones(len(ids), 50, dtype=torch.float64)
+    assert peak_bytes(lambda: sum_sparse_over_clients(indices, values, width, ids)) < room
 
 
 def test_the_sum_of_nobody_is_zero():

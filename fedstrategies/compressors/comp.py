@@ -89,7 +89,7 @@ class CompK(Compressor):
         k, k_prime = self._counts(dimension)
         if k_prime == dimension:
             return RandK(k=k).compress(vectors, keys)
-        indices = largest(vectors.abs(), k_prime)
+        indices = largest(vectors, k_prime)
         if k < k_prime:
             indices = indices.gather(1, sample_without_replacement(keys, k_prime, k))
         values = vectors.gather(1, indices)

@@ -124,7 +124,7 @@ def _top_and_random(vectors: Tensor, keys: Tensor, k: int, k_prime: int) -> Tens
     ranks = sample_without_replacement(keys, vectors.shape[1] - k, k_prime)
     if k == 0:
         return ranks
-    top = largest(vectors.abs(), k)
+    top = largest(vectors, k)
     if k_prime == 0:
         return top
     # Before the j-th top index lie top[j] - j others: the r-th of the others is r plus the

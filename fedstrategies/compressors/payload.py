@@ -7,8 +7,10 @@ A message is an index set and coded values. How they become bytes is the wire's 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +18,9 @@ from fedstrategies.compressors.values import Levels, Rounded, Values, stack_valu
 from fedstrategies.reduce import sum_over_clients, sum_sparse_over_clients
 
 __all__ = ["Payload"]
+
+_AT_A_TIME = 2**20
+"""Entries that are scaled at a time when messages are added to vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +91,24 @@ class Payload:
         clients : Tensor or None
             int64, shape (C,): the row of each message; None: message i goes to row i.
         """
-        scaled = coefficient * self.values.to_tensor()
-        if self.indices is None:
-            if clients is None:
-                vectors.copy_(vectors + scaled)
-            else:
-                vectors[clients] = vectors[clients] + scaled
+        width = self.dimension if self.indices is None else self.indices.shape[1]
+        together = max(1, _AT_A_TIME // max(1, width))
+        if len(self) > together:
+            for start in range(0, len(self), together):
+                chunk = slice(start, start + together)
+                self.rows(chunk).add_to_(
+                    vectors[chunk] if clients is None else vectors,
+                    coefficient,
+                    clients=None if clients is None else clients[chunk],
+                )
             return
-        if clients is None:
-            clients = torch.arange(len(scaled), device=scaled.device)
-        rows = clients.unsqueeze(1)
-        vectors[rows, self.indices] = vectors[rows, self.indices] + scaled
+        scaled = coefficient * self.values.to_tensor()
+        if self.indices is not None:
+            _add_entries_(vectors, clients, self.indices, scaled)
+        elif clients is None:
+            torch.add(vectors, scaled, out=vectors)
+        else:
+            vectors[clients] = vectors[clients] + scaled
 
     def total(self, partition_ids: Tensor) -> Tensor:
         """Sum of the C compressed vectors, shape (d,), in the order of `fedstrategies.reduce`.
@@ -120,9 +132,26 @@ class Payload:
             keys=None if self.keys is None else self.keys[selection],
         )
 
+    def cpu(self) -> Payload:
+        """The messages on the CPU: of a compressed one k items move, never d."""
+        parts = {one.name: getattr(self.values, one.name) for one in fields(self.values)}
+        moved: dict[str, Any] = {
+            name: part.cpu() for name, part in parts.items() if isinstance(part, Tensor)
+        }
+        return replace(
+            self,
+            values=replace(self.values, **moved),
+            indices=None if self.indices is None else self.indices.cpu(),
+            keys=None if self.keys is None else self.keys.cpu(),
+        )
+
     def is_finite(self) -> bool:
         """Whether every value is a finite number."""
-        return bool(torch.isfinite(self.values.to_tensor()).all())
+        values = self.values.to_tensor()
+        # Of bfloat16 numpy has none.
+        if values.device.type != "cpu" or values.dtype == torch.bfloat16:
+            return bool(torch.isfinite(values).all())
+        return bool(np.isfinite(values.numpy()).all())
 
     @staticmethod
     def stack(parts: Sequence[Payload]) -> Payload:
@@ -147,3 +176,16 @@ class Payload:
             if any(p.keys is None for p in parts)
             else torch.cat([p.keys for p in parts if p.keys is not None]),
         )
+
+
+def _add_entries_(vectors: Tensor, clients: Tensor | None, indices: Tensor, values: Tensor) -> None:
+    """In place: add (C, k) values to the entries of C different rows (None: the first C)."""
+    if vectors.device.type != "cpu" or not vectors.is_contiguous():
+        rows = torch.arange(len(indices), device=indices.device) if clients is None else clients
+        places = rows.unsqueeze(1), indices
+        vectors[places] = vectors[places] + values
+        return
+    rows_ = np.arange(len(indices)) if clients is None else clients.numpy()
+    flat = (vectors.shape[1] * rows_)[:, None] + indices.numpy()
+    # numpy reads and writes scattered entries several times as fast as torch.
+    vectors.numpy().reshape(-1)[flat.reshape(-1)] += values.numpy().reshape(-1)

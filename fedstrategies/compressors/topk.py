@@ -68,7 +68,7 @@ class TopK(Compressor):
         k = self.kept(dimension)
         if k == dimension:
             return Payload(dimension=dimension, values=Floats(vectors))
-        indices = largest(vectors.abs(), k)
+        indices = largest(vectors, k)
         return Payload(
             dimension=dimension, values=Floats(vectors.gather(1, indices)), indices=indices
         )

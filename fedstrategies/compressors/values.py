@@ -122,7 +122,9 @@ def stack_values(parts: Sequence[Values]) -> Values:
     """
     first = parts[0]
     if isinstance(first, Floats):
-        return Floats(torch.cat([p.data for p in parts if isinstance(p, Floats)]))
+        rows = [p.data for p in parts if isinstance(p, Floats)]
+        side_by_side = _side_by_side(rows)
+        return Floats(torch.cat(rows) if side_by_side is None else side_by_side)
     if isinstance(first, Powers):
         return Powers(torch.cat([p.data for p in parts if isinstance(p, Powers)]))
     if isinstance(first, Rounded):
@@ -140,3 +142,16 @@ def stack_values(parts: Sequence[Values]) -> Values:
         torch.cat([p.levels for p in quantised]),
         first.steps,
     )
+
+
+def _side_by_side(rows: Sequence[Tensor]) -> Tensor | None:
+    """Single rows that lie one behind the other in one storage, as the matrix they are."""
+    first, (count, width) = rows[0], (len(rows), rows[0].shape[1])
+    storage, start = first.untyped_storage().data_ptr(), first.storage_offset()
+    for number, row in enumerate(rows):
+        here = row.untyped_storage().data_ptr(), row.storage_offset(), row.shape, row.dtype
+        if here != (storage, start + number * width, (1, width), first.dtype):
+            return None
+        if row.stride(1) != 1:
+            return None
+    return first.as_strided((count, width), (width, 1))

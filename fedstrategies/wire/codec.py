@@ -7,9 +7,6 @@ encodes to itself.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -98,7 +95,7 @@ def encode(payload: Payload, row: int = 0) -> bytes:
 
 def encode_rows(payload: Payload) -> list[bytes]:
     """The messages of all clients, in order; see `encode`."""
-    header, local = _header(payload), _on_cpu(payload)
+    header, local = _header(payload), payload.cpu()
     return [_encode_row(header, local, row) for row in range(len(payload))]
 
 
@@ -111,18 +108,6 @@ def _encode_row(header: Header, payload: Payload, row: int) -> bytes:
         assert payload.indices is not None
         body += encode_gaps(payload.indices[row].cpu().numpy(), header.dimension)
     return seal(header, body)
-
-
-def _on_cpu(payload: Payload) -> Payload:
-    """One transfer for all rows; only the k items of a message move, never d."""
-    parts = {field.name: getattr(payload.values, field.name) for field in fields(payload.values)}
-    moved: dict[str, Any] = {name: t.cpu() for name, t in parts.items() if isinstance(t, Tensor)}
-    return replace(
-        payload,
-        values=replace(payload.values, **moved),
-        indices=None if payload.indices is None else payload.indices.cpu(),
-        keys=None if payload.keys is None else payload.keys.cpu(),
-    )
 
 
 def encoded_sizes(payload: Payload) -> Tensor:
@@ -151,7 +136,14 @@ def encoded_sizes(payload: Payload) -> Tensor:
     return torch.full((len(payload),), sizes, dtype=torch.int64)
 
 
-def decode(blob: bytes, *, dimension: int, finite: bool = True, name: str = "payload") -> Payload:
+def decode(
+    blob: bytes,
+    *,
+    dimension: int,
+    finite: bool = True,
+    name: str = "payload",
+    out: Tensor | None = None,
+) -> Payload:
     """The payload (C = 1, on the CPU) of one frame; inverse of `encode`.
 
     Everything is checked before memory is taken for it: no blob makes this function take more
@@ -167,6 +159,9 @@ def decode(blob: bytes, *, dimension: int, finite: bool = True, name: str = "pay
         Whether infinite values and NaN are refused.
     name : str
         What the message is called in errors.
+    out : Tensor or None
+        Where the floats of a message are put, shape (1, k) on the CPU; what it holds after an
+        error is undefined. Ignored where the message's values are of another type or number.
 
     Raises
     ------
@@ -176,9 +171,9 @@ def decode(blob: bytes, *, dimension: int, finite: bool = True, name: str = "pay
     """
     header, reader = open_frame(blob, dimension=dimension, name=name)
     count = header.count
-    values = decode_values(reader, header.value_coding, header.dtype, count, finite=finite)
+    values = decode_values(reader, header.value_coding, header.dtype, count, finite=finite, out=out)
     if header.index_coding == IndexCoding.GAPS:
-        indices = torch.from_numpy(decode_gaps(reader, dimension, count)).unsqueeze(0)
+        indices = torch.from_numpy(decode_gaps(reader, dimension, count).reshape(1, count))
         return Payload(dimension=dimension, values=values, indices=indices)
     if header.index_coding == IndexCoding.DENSE:
         reader.finish()

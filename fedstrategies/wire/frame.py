@@ -104,8 +104,9 @@ class Header:
 
 def seal(header: Header, body: bytes) -> bytes:
     """The whole frame."""
-    content = header.to_bytes() + body
-    return content + zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little")
+    head = header.to_bytes()
+    checksum = zlib.crc32(body, zlib.crc32(head))
+    return b"".join((head, body, checksum.to_bytes(_CHECKSUM_BYTES, "little")))
 
 
 def open_frame(blob: bytes, *, dimension: int, name: str) -> tuple[Header, Reader]:

@@ -10,8 +10,7 @@ Golomb codes are optimal.
 One code covers all densities: b = 0 *is* the bitmap (cut after its last one), and a set of
 more than half of the coordinates is sent as its complement.
 
-The unary parts come first, then the low bits: both are then plain array operations, with no
-step per element.
+The strings themselves are written and read in `fedstrategies.wire.rice`.
 
 Sources: Golomb, Run-length encodings (IEEE Trans. Inf. Theory, 1966); Rice, Some practical
 universal noiseless coding techniques (JPL 79-22, 1979).
@@ -26,9 +25,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedstrategies.wire.bits import bytes_for, join_integers, pack, split_integers, unpack
-from fedstrategies.wire.errors import WireError
-from fedstrategies.wire.reader import Reader, check_padding
+from fedstrategies.wire.bits import bytes_for
+from fedstrategies.wire.reader import Reader
+from fedstrategies.wire.rice import (
+    FEW,
+    gaps_of,
+    order_error,
+    parameter_bytes,
+    parameters,
+    read_few,
+    read_many,
+    write_few,
+    write_many,
+)
 
 __all__ = ["KEY_BYTES", "decode_gaps", "encode_gaps", "gap_sizes", "is_seed_cheaper"]
 
@@ -39,27 +48,10 @@ _Array = TypeVar("_Array", Indices, Tensor)
 KEY_BYTES = 8
 """What a set drawn from a known key costs instead."""
 
-# Below this many members a search over b saves less than the byte that would state b.
-_SEARCH_FROM = 32
-
 
 def _members(dimension: int, count: int) -> int:
     """Size of the set that is coded: the chosen coordinates or the others."""
     return min(count, dimension - count)
-
-
-def _parameters(dimension: int, members: int) -> range:
-    """The values of b worth trying, a function of the sizes alone.
-
-    The middle one is the best for all sets taken together; smaller ones serve sets that are
-    dense in one part of the vector.
-    """
-    if members == 0:
-        return range(1)
-    best = (dimension // members).bit_length() - 1
-    if members < _SEARCH_FROM:
-        return range(best, best + 1)
-    return range(max(best - 2, 0), best + 2)
 
 
 def is_seed_cheaper(dimension: int, count: int) -> bool:
@@ -71,33 +63,15 @@ def is_seed_cheaper(dimension: int, count: int) -> bool:
     members = _members(dimension, count)
     if members == 0:
         return False
-    options = _parameters(dimension, members)
+    options = parameters(dimension, members)
     cheapest = min(members * (b + 1) + ((dimension - members) >> b) for b in options)
-    return bytes_for(cheapest) + _parameter_bytes(options) >= KEY_BYTES
-
-
-def _parameter_bytes(options: range) -> int:
-    return int(len(options) > 1)
+    return bytes_for(cheapest) + parameter_bytes(options) >= KEY_BYTES
 
 
 def _complement(indices: Indices, dimension: int) -> Indices:
     absent = np.ones(dimension, dtype=np.bool_)
     absent[indices] = False
     return np.flatnonzero(absent)
-
-
-def _gaps(indices: Indices) -> Indices:
-    gaps = indices.copy()
-    gaps[1:] -= indices[:-1]
-    gaps[1:] -= 1
-    return gaps
-
-
-def _best_parameter(gaps: Indices, options: range) -> int:
-    """The b of fewest bits, the smallest of equals."""
-    if len(options) == 1:
-        return options[0]
-    return min(options, key=lambda b: len(gaps) * (b + 1) + int((gaps >> b).sum()))
 
 
 def encode_gaps(indices: Indices, dimension: int) -> bytes:
@@ -120,25 +94,17 @@ def encode_gaps(indices: Indices, dimension: int) -> bytes:
     WireError
         If the indices are out of order or range.
     """
-    gaps = _gaps(indices)
+    if len(indices) < FEW and 2 * len(indices) <= dimension:
+        return write_few(indices.tolist(), dimension)
+    gaps = gaps_of(indices)
     if len(indices) and (gaps.min() < 0 or indices[-1] >= dimension):
-        raise WireError(
-            "payload", None, f"indices must ascend strictly within 0 to {dimension - 1}"
-        )
+        raise order_error(dimension)
     if 2 * len(indices) > dimension:
-        gaps = _gaps(_complement(indices, dimension))
-    if len(gaps) == 0:
-        return b""
-    options = _parameters(dimension, len(gaps))
-    b = _best_parameter(gaps, options)
-    ends = (gaps >> b).cumsum()
-    ends += np.arange(len(gaps))
-    unary_bits = int(ends[-1]) + 1
-    bits = np.zeros(unary_bits + len(gaps) * b, dtype=np.uint8)
-    bits[ends] = 1
-    if b:
-        bits[unary_bits:] = split_integers(gaps, b)
-    return bytes((b,)) * _parameter_bytes(options) + pack(bits)
+        absent = _complement(indices, dimension)
+        if len(absent) < FEW:
+            return write_few(absent.tolist(), dimension)
+        gaps = gaps_of(absent)
+    return write_many(gaps, parameters(dimension, len(gaps)))
 
 
 def gap_sizes(indices: Tensor, dimension: int) -> Tensor:
@@ -151,7 +117,7 @@ def gap_sizes(indices: Tensor, dimension: int) -> Tensor:
         count = dimension - count
     if count == 0:
         return torch.zeros(clients, dtype=torch.int64, device=indices.device)
-    options = _parameters(dimension, count)
+    options = parameters(dimension, count)
     if indices.device.type == "cpu":
         # numpy takes half of torch's time on the few thousand integers of a usual cohort.
         return torch.from_numpy(_rice_sizes(indices.numpy(), options))
@@ -176,15 +142,16 @@ def _rice_sizes(indices: _Array, options: range) -> _Array:
         bits -= saving.clip(min=0)
     bits += 7
     bits >>= 3
-    bits += _parameter_bytes(options)
+    bits += parameter_bytes(options)
     return bits
 
 
 def _row_sums(rows: _Array) -> _Array:
     if isinstance(rows, Tensor):
         return rows.sum(1)
-    # sum(1) is five times slower on rows of a few entries.
-    sums: Indices = rows @ np.ones(rows.shape[1], dtype=np.int64)
+    # On rows of a few entries sum(1) is five times slower, on long ones as much faster.
+    few = rows.shape[1] < FEW
+    sums: Indices = rows @ np.ones(rows.shape[1], dtype=np.int64) if few else rows.sum(1)
     return sums
 
 
@@ -204,46 +171,26 @@ def decode_gaps(reader: Reader, dimension: int, count: int) -> Indices:
     if members == 0:
         reader.finish()
         return np.arange(count, dtype=np.int64)
-    options = _parameters(dimension, members)
+    options = parameters(dimension, members)
     start = reader.position
     b = options[0]
-    if _parameter_bytes(options):
+    if parameter_bytes(options):
         b = reader.take(1, "the Rice parameter")[0]
         if b not in options:
             raise reader.error(
                 f"Rice parameter {b}, expected {options[0]} to {options[-1]}", at=start
             )
-    at = reader.position
-    indices = _read_indices(reader, dimension, members, b)
-    if len(options) > 1 and _best_parameter(_gaps(indices), options) != b:
-        raise reader.error(f"Rice parameter {b} is not the shortest for this set", at=start)
-    if indices[-1] >= dimension:
-        raise reader.error(
-            f"index {indices[-1]} is out of range, expected below {dimension}", at=at
-        )
-    return _complement(indices, dimension) if members < count else indices
-
-
-def _read_indices(reader: Reader, dimension: int, members: int, b: int) -> Indices:
-    """The set whose bit string with parameter b is the rest of ``reader``."""
     at, size = reader.position, reader.remaining
     # No unary part is longer, so neither is a valid string; with this the sums below are small.
     longest = members + ((dimension - members) >> b)
     if not bytes_for(members * (b + 1)) <= size <= bytes_for(longest + members * b):
         raise reader.error(f"{size} bytes cannot hold {members} gaps of Rice parameter {b}")
-    bits = unpack(reader.take(size, "the index set"))
-    ends = bits[: len(bits) - members * b].nonzero()[0][:members]
-    if len(ends) < members:
-        raise reader.error(f"the index set ends after {len(ends)} of {members} indices", at=at)
-    unary_bits = int(ends[-1]) + 1
-    used = unary_bits + members * b
-    if bytes_for(used) != size:
-        raise reader.error(f"{size - bytes_for(used)} bytes are left after the index set", at=at)
-    check_padding(reader, bits, used, "index set")
-    if b == 0:
-        return ends
-    # ends_j is the sum of all quotients so far plus j; the low bits add up apart.
-    counter = np.arange(members)
-    indices = ((ends - counter) << b) + counter
-    indices += join_integers(bits[unary_bits:], b, members).cumsum()
-    return indices
+    if len(options) == 1:
+        indices = read_few(reader, members, b)
+    else:
+        indices = read_many(reader, members, b, options, start)
+    if indices[-1] >= dimension:
+        raise reader.error(
+            f"index {indices[-1]} is out of range, expected below {dimension}", at=at
+        )
+    return _complement(indices, dimension) if members < count else indices

@@ -13,7 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedstrategies.wire.bits import bytes_for, join_integers, pack, split_integers, unpack
+from fedstrategies.wire.bits import (
+    bytes_for,
+    join,
+    pack,
+    pack_integers,
+    unpack,
+    unpack_integers,
+)
 from fedstrategies.wire.errors import WireError
 from fedstrategies.wire.reader import Reader, check_padding
 
@@ -50,8 +57,8 @@ def encode_powers(data: NDArray[np.float64]) -> bytes:
     codes = np.where(is_zero, 0, exponents - 1 - smallest + has_zero).astype(np.int64)
     width = int(codes.max(initial=0)).bit_length()
     head = smallest.to_bytes(2, "little", signed=True) + bytes((_ZERO_FLAG * has_zero | width,))
-    signs = np.signbit(data).astype(np.uint8)
-    return head + pack(np.concatenate((signs, split_integers(codes, width))))
+    signs, offsets = pack(np.signbit(data)), pack_integers(codes, width)
+    return head + join(signs, len(data), offsets, len(data) * width)
 
 
 def power_sizes(data: Tensor) -> Tensor:
@@ -88,9 +95,10 @@ def decode_powers(reader: Reader, dtype: torch.dtype, count: int) -> Tensor:
     if width > (highest - lowest + 1).bit_length():
         raise reader.error(f"exponent offsets of {width} bits are too wide", at=start + 2)
     size = bytes_for(count * (width + 1))
-    bits = unpack(reader.take(size, "powers of two"))
-    check_padding(reader, bits, count * (width + 1), "exponents")
-    codes = join_integers(bits[count:], width, count)
+    data = reader.take(size, "powers of two")
+    check_padding(reader, data, count * (width + 1), "exponents")
+    is_negative = unpack(data, count)
+    codes = unpack_integers(data, width, count, start=count)
     used = np.bincount(codes)
     largest = smallest + max(len(used) - 1, 0) - has_zero
     # The shortest form uses its smallest exponent, its zero and its highest bit.
@@ -108,5 +116,5 @@ def decode_powers(reader: Reader, dtype: torch.dtype, count: int) -> Tensor:
     if has_zero:
         magnitudes[0] = 0.0
     values = magnitudes[codes]
-    np.negative(values, out=values, where=bits[:count].view(np.bool_))
+    np.negative(values, out=values, where=is_negative)
     return torch.from_numpy(values).to(dtype).unsqueeze(0)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fedstrategies.wire.errors import WireError
 
 __all__ = ["Reader", "check_padding", "varint"]
@@ -101,8 +98,8 @@ class Reader:
             raise self.error(f"{self.remaining} bytes are left after the message")
 
 
-def check_padding(reader: Reader, bits: NDArray[np.uint8], used: int, what: str) -> None:
-    """Check that the bits after the first ``used`` are zero.
+def check_padding(reader: Reader, data: memoryview, used: int, what: str) -> None:
+    """Check that the bits of the last byte after the first ``used`` of ``data`` are zero.
 
     Two blobs could otherwise mean the same message, and damage to the padding go unseen.
 
@@ -111,5 +108,5 @@ def check_padding(reader: Reader, bits: NDArray[np.uint8], used: int, what: str)
     WireError
         If one is not.
     """
-    if used < len(bits) and bits[used:].any():
+    if used & 7 and data[used >> 3] & (0xFF >> (used & 7)):
         raise reader.error(f"padding after the {what} is not zero", at=reader.position - 1)

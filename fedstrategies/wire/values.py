@@ -16,6 +16,7 @@ powers              see `fedstrategies.wire.powers`
 from __future__ import annotations
 
 import sys
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedstrategies.compressors.values import Floats, Levels, Powers, Rounded, Values
-from fedstrategies.wire.bits import bytes_for, join_integers, pack, split_integers, unpack
+from fedstrategies.wire.bits import bytes_for, pack_integers, unpack_integers
 from fedstrategies.wire.errors import WireError
 from fedstrategies.wire.frame import CODEC_AT, DTYPES, ValueCoding
 from fedstrategies.wire.powers import decode_powers, encode_powers, power_sizes
@@ -37,6 +38,8 @@ _MAX_SHIFT = 1280
 _MAX_STEPS = 2**31 - 1
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _IS_LITTLE = sys.byteorder == "little"
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 def coding_of(values: Values) -> tuple[ValueCoding, torch.dtype, int]:
@@ -77,18 +80,14 @@ def _allowed(coding: ValueCoding) -> tuple[torch.dtype, ...]:
 
 def _raw(numbers: Tensor) -> bytes:
     """The bit patterns of a float tensor, whatever they stand for."""
-    integers = numbers.detach().cpu().contiguous().view(_INTEGERS[numbers.element_size()])
-    return _swapped(integers.numpy()).tobytes()
+    numbers = numbers.detach().cpu()
+    if numbers.dtype == torch.bfloat16:  # of which numpy has none
+        numbers = numbers.contiguous().view(torch.int16)
+    return _swapped(numbers.numpy()).tobytes()
 
 
-def _numbers(data: memoryview, dtype: torch.dtype) -> Tensor:
-    """Inverse of `_raw`."""
-    integers = np.frombuffer(data, dtype=f"i{dtype.itemsize}")
-    return torch.from_numpy(_swapped(integers).copy()).view(dtype)
-
-
-def _swapped(integers: NDArray[np.signedinteger]) -> NDArray[np.signedinteger]:
-    return integers if _IS_LITTLE else integers.byteswap()
+def _swapped(numbers: NDArray[_Number]) -> NDArray[_Number]:
+    return numbers if _IS_LITTLE else numbers.byteswap()
 
 
 def _level_width(steps: int) -> int:
@@ -117,8 +116,8 @@ def encode_values(values: Values, row: int) -> bytes:
         raise WireError("payload", None, f"{steps} levels; expected 1 to {_MAX_STEPS}")
     if len(levels) and (levels.min() < -steps or levels.max() > steps):
         raise WireError("payload", None, f"a level is outside -{steps} to {steps}")
-    codes = pack(split_integers(levels + steps, _level_width(steps)))
-    return _raw(values.scale[row]) + varint(steps) + codes
+    codes = pack_integers(levels + steps, _level_width(steps))
+    return _raw(values.scale[row]) + varint(steps) + codes.tobytes()
 
 
 def value_sizes(values: Values) -> int | Tensor:
@@ -134,9 +133,17 @@ def value_sizes(values: Values) -> int | Tensor:
 
 
 def decode_values(
-    reader: Reader, coding: ValueCoding, dtype: torch.dtype, count: int, *, finite: bool
+    reader: Reader,
+    coding: ValueCoding,
+    dtype: torch.dtype,
+    count: int,
+    *,
+    finite: bool,
+    out: Tensor | None = None,
 ) -> Values:
     """The next ``count`` values of ``reader``, one row; inverse of `encode_values`.
+
+    Floats go to ``out``, shape (1, count), if it is given and fits.
 
     Raises
     ------
@@ -148,7 +155,8 @@ def decode_values(
         raise reader.error(f"{coding.name} of {dtype}, which has none", at=CODEC_AT)
     values: Values
     if coding == ValueCoding.FLOATS:
-        values = Floats(_take_numbers(reader, dtype, count))
+        fits = out is not None and (out.dtype, out.shape) == (dtype, (1, count))
+        values = Floats(_take_numbers(reader, dtype, count, out if fits else None))
     elif coding == ValueCoding.POWERS:
         return Powers(decode_powers(reader, dtype, count))
     elif coding == ValueCoding.LEVELS:
@@ -165,19 +173,28 @@ def decode_values(
     return values
 
 
-def _take_numbers(reader: Reader, dtype: torch.dtype, count: int) -> Tensor:
+def _take_numbers(
+    reader: Reader, dtype: torch.dtype, count: int, out: Tensor | None = None
+) -> Tensor:
+    """The next ``count`` numbers, shape (1, count), or in ``out``; inverse of `_raw`."""
     data = reader.take(count * dtype.itemsize, f"{count} values of {dtype}")
-    return _numbers(data, dtype).unsqueeze(0)
+    integers = np.frombuffer(data, dtype=f"i{dtype.itemsize}").reshape(1, count)
+    if out is not None:
+        out.view(_INTEGERS[dtype.itemsize]).numpy()[:] = _swapped(integers)
+        return out
+    return torch.from_numpy(_swapped(integers).copy()).view(dtype)
 
 
 def _check_finite(reader: Reader, values: Values, start: int) -> None:
-    numbers = values.scale if isinstance(values, Levels) else values.to_tensor()[0]
+    numbers = values.scale if isinstance(values, Levels) else values.to_tensor()
     # numpy has no bfloat16, but any float32 is finite where its 16-bit value is.
     is_finite = np.isfinite((numbers.float() if numbers.itemsize == 2 else numbers).numpy())
     if not is_finite.all():
         position = int(is_finite.argmin())
-        what = "the scale" if isinstance(values, Levels) else f"value {position} of {len(numbers)}"
-        raise reader.error(f"{what} is {float(numbers[position])}, expected finite", at=start)
+        count = numbers.numel()
+        what = "the scale" if isinstance(values, Levels) else f"value {position} of {count}"
+        found = float(numbers.reshape(-1)[position])
+        raise reader.error(f"{what} is {found}, expected finite", at=start)
 
 
 def _decode_levels(reader: Reader, dtype: torch.dtype, count: int) -> Levels:
@@ -188,9 +205,9 @@ def _decode_levels(reader: Reader, dtype: torch.dtype, count: int) -> Levels:
         raise reader.error(f"{steps} levels, expected 1 to {_MAX_STEPS}", at=at)
     width = _level_width(steps)
     at = reader.position
-    bits = unpack(reader.take(bytes_for(count * width), f"{count} levels"))
-    check_padding(reader, bits, count * width, "levels")
-    codes = join_integers(bits, width, count)
+    data = reader.take(bytes_for(count * width), f"{count} levels")
+    check_padding(reader, data, count * width, "levels")
+    codes = unpack_integers(data, width, count)
     if count and int(codes.max()) > 2 * steps:
         raise reader.error(f"level {int(codes.max()) - steps} is above {steps}", at=at)
     return Levels(scale, torch.from_numpy(codes - steps).unsqueeze(0), steps)

@@ -15,8 +15,9 @@ from fedstrategies.compressors.payload import Payload
 from fedstrategies.compressors.values import Floats, Levels, Rounded
 from fedstrategies.random import sample_without_replacement
 from fedstrategies.wire import WireError, decode, encode, encoded_sizes
-from fedstrategies.wire.indices import _parameters, _rice_sizes
+from fedstrategies.wire.indices import _rice_sizes
 from fedstrategies.wire.reader import varint
+from fedstrategies.wire.rice import best_parameter, is_best, parameters
 
 DIMENSIONS = [7, 20, 112, 1000, 12_345, 1_600_000]
 FRACTIONS = [0.0, 0.01, 0.1, 0.2, 0.382, 0.5, 0.9]
@@ -65,6 +66,56 @@ def test_messages_are_within_two_per_cent_of_their_entropy(dimension: int) -> No
             assert size(dimension, indices, levels) <= target(dimension, count, 4 / 8), count
 
 
+@pytest.mark.parametrize("dimension", [100_000, 1_600_000])
+@pytest.mark.parametrize("fraction", [0.001, 0.01, 0.1])
+def test_sparse_messages_as_operators_send_them(dimension: int, fraction: float) -> None:
+    count = round(fraction * dimension)
+    values = Floats(torch.ones(1, count))
+    drawn = sample_without_replacement(torch.tensor([3]), dimension, count)
+    found = encode(Payload(dimension=dimension, values=values, indices=drawn))
+    assert len(found) <= target(dimension, count, 4)
+    assert len(found) >= (target(dimension, count, 4) - 24) / 1.02, "below the entropy"
+
+
+def every_cost(gaps: np.ndarray, options: range) -> list[int]:
+    return [len(gaps) * (b + 1) + int((gaps >> b).sum()) for b in options]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_parameter_is_the_best_of_all(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    members = int(rng.integers(32, 400))
+    spread = int(rng.choice([1, 2, 4, 16, 100, 1000]))
+    gaps = rng.integers(0, spread + 1, members) * rng.integers(0, 2, members) ** rng.integers(2)
+    dimension = int(gaps.sum()) + members + int(rng.integers(0, 3 * members))
+    options = parameters(dimension, members)
+    costs = every_cost(gaps, options)
+    best = options[costs.index(min(costs))]
+    assert best_parameter(gaps, options) == best
+    ends = {b: (gaps >> b).cumsum() + np.arange(members) for b in options}
+    accepted = [b for b in options if is_best(ends[b], gaps & ((1 << b) - 1), b, options)]
+    assert accepted == [best]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 30, 31, 32, 33, 60])
+@pytest.mark.parametrize("absent", [False, True])
+def test_few_and_many_members_come_back(count: int, absent: bool) -> None:
+    """On both sides of the size from which arrays replace Python's integers."""
+    rng = np.random.default_rng(count)
+    for dimension in (2 * count + 1, 5 * count + 7, 2**14 + count):
+        chosen = np.sort(rng.choice(dimension, count, replace=False))
+        if absent:
+            chosen = np.setdiff1d(np.arange(dimension), chosen)
+        payload = Payload(
+            dimension=dimension,
+            values=Floats(torch.ones(1, len(chosen))),
+            indices=torch.from_numpy(chosen)[None],
+        )
+        frame = encode(payload)
+        assert len(frame) == int(encoded_sizes(payload))
+        assert decode(frame, dimension=dimension).dense().equal(payload.dense())
+
+
 @pytest.mark.parametrize("dimension", [112, 1_600_000])
 @pytest.mark.parametrize("fraction", [0.01, 0.3, 0.7, 0.999])
 def test_large_sets_come_back(dimension: int, fraction: float) -> None:
@@ -111,7 +162,7 @@ def test_a_key_is_sent_unless_the_gaps_are_surely_shorter(dimension: int) -> Non
 @pytest.mark.parametrize("count", [1, 5, 31, 32, 300])
 def test_sizes_on_a_device_are_those_on_the_host(count: int) -> None:
     indices = sample_without_replacement(torch.arange(50), 1000, count)
-    options = _parameters(1000, count)
+    options = parameters(1000, count)
     assert _rice_sizes(indices, options).tolist() == _rice_sizes(indices.numpy(), options).tolist()
 
 
