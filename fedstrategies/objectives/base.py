@@ -11,11 +11,14 @@ from torch import Tensor
 
 from fedstrategies.layout import Layout
 
-__all__ = ["BatchedObjective", "Objective", "WrappedObjectives"]
+__all__ = ["BatchedObjective", "Objective"]
 
 
 class Objective(ABC):
     """One client's f_i: R^d -> R, with its data inside."""
+
+    device: torch.device = torch.device("cpu")
+    """Where it computes; x may be elsewhere, and results are where x is."""
 
     @property
     @abstractmethod
@@ -40,6 +43,15 @@ class Objective(ABC):
     @property
     def stochastic(self) -> bool:
         """Whether a key makes `value_and_gradient` use a mini-batch."""
+        return False
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether it may be evaluated beside other clients', each in a Python thread of its own.
+
+        True promises the same bits; it is no if torch's global generators are drawn from, as by
+        dropout, or if something that is shared would be written to.
+        """
         return False
 
     @abstractmethod
@@ -148,9 +160,31 @@ class BatchedObjective(ABC):
         """Number of examples of each client: int64, shape (n,)."""
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes (default: CPU); x may be elsewhere, and results are where x is."""
+        return torch.device("cpu")
+
+    @property
     @abstractmethod
     def stochastic(self) -> bool:
         """Whether keys make `value_and_gradient` use mini-batches."""
+
+    @property
+    def looped(self) -> bool:
+        """Whether clients are evaluated one after the other, and not by one batched kernel.
+
+        If so, to take all local steps of one client while its model is in the cache is faster
+        than one step of all clients at a time. The bits are the same.
+        """
+        return False
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether disjoint sets of rows may be evaluated in several Python threads at once.
+
+        True promises the same bits as one call after the other.
+        """
+        return False
 
     @abstractmethod
     def value_and_gradient(
@@ -181,53 +215,3 @@ class BatchedObjective(ABC):
     @abstractmethod
     def accuracy(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
         """Fraction of each selected client's examples classified correctly: shape (C',)."""
-
-
-class WrappedObjectives(BatchedObjective):
-    """Objectives around others: the same clients, dimension and examples.
-
-    Parameters
-    ----------
-    inner : BatchedObjective
-        What is wrapped.
-    """
-
-    def __init__(self, inner: BatchedObjective) -> None:
-        self.inner = inner
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    @property
-    def dimension(self) -> int:
-        """d, the length of the flat vector."""
-        return self.inner.dimension
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of x, values and gradients."""
-        return self.inner.dtype
-
-    @property
-    def num_examples(self) -> Tensor:
-        """Number of examples of each client: int64, shape (n,)."""
-        return self.inner.num_examples
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether keys make `value_and_gradient` use mini-batches."""
-        return self.inner.stochastic
-
-    def value_and_gradient(
-        self, x: Tensor, *, clients: Tensor | None = None, keys: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Values (C',) and gradients (C', d); see `BatchedObjective.value_and_gradient`."""
-        return self.inner.value_and_gradient(x, clients=clients, keys=keys)
-
-    def values(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
-        """f_i(x) of the selected clients: shape (C',)."""
-        return self.inner.values(x, clients=clients)
-
-    def accuracy(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
-        """Fraction of each selected client's examples classified correctly: shape (C',)."""
-        return self.inner.accuracy(x, clients=clients)

@@ -73,6 +73,11 @@ class BatchedLogisticRegression(BatchedObjective):
         return self.shards.dtype
 
     @property
+    def device(self) -> torch.device:
+        """Where the rows are, and x must be."""
+        return self.shards.device
+
+    @property
     def num_examples(self) -> Tensor:
         """m_i of each client: int64, shape (n,)."""
         return self.shards.sizes
@@ -81,6 +86,11 @@ class BatchedLogisticRegression(BatchedObjective):
     def stochastic(self) -> bool:
         """Whether a batch size is set."""
         return self.batch_size is not None
+
+    @property
+    def concurrent(self) -> bool:
+        """True."""
+        return True
 
     def value_and_gradient(
         self, x: Tensor, *, clients: Tensor | None = None, keys: Tensor | None = None

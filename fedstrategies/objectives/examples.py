@@ -49,6 +49,11 @@ class Examples:
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor] | None:
+        """All features and targets, where they are tensors in memory."""
+        return self._source if isinstance(self._source, tuple) else None
+
     def take(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Features and targets of some examples.
 
@@ -67,6 +72,7 @@ class Examples:
         if isinstance(self._source, tuple):
             features, targets = self._source
             if len(rows) < self._length:
+                rows = rows.to(features.device)
                 features, targets = features[rows], targets[rows]
         else:
             batch = default_collate([self._source[row] for row in rows.tolist()])

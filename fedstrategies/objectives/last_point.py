@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedstrategies.objectives.base import BatchedObjective, WrappedObjectives
+from fedstrategies.objectives.base import BatchedObjective
+from fedstrategies.objectives.wrapped import WrappedObjectives
 
 __all__ = ["LastPoint", "without_memory"]
 

@@ -78,6 +78,11 @@ class LogisticRegression(Objective):
         """Whether a batch size is set."""
         return self.batch_size is not None
 
+    @property
+    def concurrent(self) -> bool:
+        """True."""
+        return True
+
     def initial_arrays(self) -> dict[str, Tensor]:
         """The origin, as ``weight``."""
         return {"weight": self.features.new_zeros(self.features.shape[1])}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -54,23 +54,42 @@ class LoopedObjectives(BatchedObjective):
         return torch.tensor([objective.num_examples for objective in self._objectives])
 
     @property
+    def device(self) -> torch.device:
+        """Where all clients' objectives compute; the CPU if they differ."""
+        devices = {objective.device for objective in self._objectives}
+        return devices.pop() if len(devices) == 1 else torch.device("cpu")
+
+    @property
     def stochastic(self) -> bool:
         """Whether some client's objective draws mini-batches."""
         return any(objective.stochastic for objective in self._objectives)
+
+    @property
+    def looped(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether all clients' objectives are."""
+        return all(objective.concurrent for objective in self._objectives)
 
     def value_and_gradient(
         self, x: Tensor, *, clients: Tensor | None = None, keys: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Values (C',) and gradients (C', d); see `BatchedObjective.value_and_gradient`."""
-        values, gradients = [], []
-        for row, (objective, point) in enumerate(self._selected(x, clients)):
+        selected = self._selected(x, clients)
+        if len(selected) == 1:
+            # Nothing to put together, hence nothing to copy.
+            ((objective, point),) = selected
+            value, gradient = objective.value_and_gradient(point, key=keys)
+            return value.unsqueeze(0), gradient.unsqueeze(0)
+        values = x.new_empty(len(selected))
+        gradients = x.new_empty((len(selected), self.dimension))
+        for row, (objective, point) in enumerate(selected):
             key = None if keys is None else keys[row : row + 1]
-            value, gradient = objective.value_and_gradient(point, key=key)
-            values.append(value)
-            gradients.append(gradient)
-        if not values:
-            return x.new_empty(0), x.new_empty((0, self.dimension))
-        return torch.stack(values), torch.stack(gradients)
+            values[row], gradients[row] = objective.value_and_gradient(point, key=key)
+        return values, gradients
 
     def values(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
         """f_i(x) of the selected clients: shape (C',)."""
@@ -82,12 +101,23 @@ class LoopedObjectives(BatchedObjective):
         found = [objective.accuracy(point) for objective, point in self._selected(x, clients)]
         return torch.stack(found) if found else x.new_empty(0)
 
-    def _selected(self, x: Tensor, clients: Tensor | None) -> Iterator[tuple[Objective, Tensor]]:
+    def rows_for(self, x: Tensor, clients: Tensor | None) -> Sequence[int]:
+        """The positions of the selected clients, after making sure that ``x`` fits.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` has another shape.
+        """
         rows = range(len(self)) if clients is None else clients.tolist()
-        points = x.expand(len(rows), -1) if x.ndim == 1 else x
-        if points.shape != (len(rows), self.dimension):
+        if x.shape not in ((self.dimension,), (len(rows), self.dimension)):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}, expected ({self.dimension},) or "
                 f"({len(rows)}, {self.dimension})"
             )
-        return ((self._objectives[row], point) for row, point in zip(rows, points, strict=True))
+        return rows
+
+    def _selected(self, x: Tensor, clients: Tensor | None) -> list[tuple[Objective, Tensor]]:
+        rows = self.rows_for(x, clients)
+        points = [x] * len(rows) if x.ndim == 1 else x
+        return [(self._objectives[row], point) for row, point in zip(rows, points, strict=True)]

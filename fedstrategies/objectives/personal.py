@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fedstrategies.layout import Layout
-from fedstrategies.objectives.base import BatchedObjective, Objective, WrappedObjectives
+from fedstrategies.objectives.base import BatchedObjective, Objective
 from fedstrategies.objectives.local_solver import ExactLocalSolver, LocalOptimum, LocalSolver
+from fedstrategies.objectives.wrapped import WrappedObjectives
 
 __all__ = ["FLIXObjectives", "PersonalObjective", "PersonalObjectives"]
 
@@ -97,6 +98,11 @@ class PersonalObjective(Objective):
         """Whether f_i draws mini-batches."""
         return self.objective.stochastic
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether f_i is."""
+        return self.objective.concurrent
+
     def initial_arrays(self) -> dict[str, Tensor]:
         """Those of f_i."""
         return self.objective.initial_arrays()
@@ -177,9 +183,9 @@ class PersonalObjectives(WrappedObjectives):
             return x
         places = personal.nonzero()[:, 0]
         chosen = places if clients is None else clients[places]
-        optima = self.local_optima(chosen)
+        optima = self.local_optima(chosen).to(x.device)
         points = x.expand(len(alpha), -1)
-        share = alpha[places].to(x.dtype).unsqueeze(1)
+        share = alpha[places].to(x).unsqueeze(1)
         mixed = share * points[places] + (1 - share) * optima
         if len(places) == len(alpha):
             return mixed
@@ -218,7 +224,7 @@ class FLIXObjectives(WrappedObjectives):
         values, gradients = self.personal.value_and_gradient(
             self._deployed(x, clients), clients=clients, keys=keys
         )
-        return values, self._weights(clients).to(gradients.dtype).unsqueeze(1) * gradients
+        return values, self._weights(clients).to(gradients).unsqueeze(1) * gradients
 
     def values(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
         """F_i(x) of the selected clients: shape (C',)."""

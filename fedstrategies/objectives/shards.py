@@ -113,9 +113,12 @@ class Shards:
         if len(clients) * _KEPT_SHARE > len(self):
             return self._chunks(clients)
         # A small cohort is asked for again: in its next local step or inner round.
-        if self._lately is None or not torch.equal(self._lately[0], clients):
-            self._lately = clients.clone(), tuple(self._chunks(clients))
-        return iter(self._lately[1])
+        # One tuple, replaced as a whole: another thread's cohort cannot get in between.
+        lately = self._lately
+        if lately is None or not torch.equal(lately[0], clients):
+            lately = clients.clone(), tuple(self._chunks(clients))
+            self._lately = lately
+        return iter(lately[1])
 
     def _chunks(self, clients: Tensor | None) -> Iterator[tuple[Tensor | slice, Block]]:
         for number, bucket in enumerate(self._buckets):

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedstrategies.layout import Layout
-from fedstrategies.objectives.base import Objective
-from fedstrategies.objectives.batch_norm import fixed, layers_using_the_batch, statistics_over
+from fedstrategies.objectives.autograd import AutogradClient
+from fedstrategies.objectives.base import BatchedObjective, Objective
 from fedstrategies.objectives.correct_rows import correct_rows
+from fedstrategies.objectives.dense import DenseObjectives, dense_client_of
+from fedstrategies.objectives.dense_client import DenseClient
 from fedstrategies.objectives.examples import Examples, ExampleSource
-from fedstrategies.objectives.seeded_draws import seeded_draws
-from fedstrategies.random import derived_keys, sample_without_replacement
+from fedstrategies.objectives.module_pass import Loss, ModulePass
+from fedstrategies.objectives.vectorized import VectorizedObjectives
 
 __all__ = ["Loss", "TorchObjective"]
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""``loss(output, target)``: the mean over the examples of a batch, shape ()."""
-
-_DROPOUT = 1
+_TRIED = 8
+"""Examples on which a module is tried, to see whether it draws."""
 
 
 class TorchObjective(Objective):
@@ -30,8 +30,9 @@ class TorchObjective(Objective):
 
     The flat vector x holds the parameters that match ``trainable``; all others (the frozen
     part under adapters, say) and the buffers stay with this object. The module itself is never
-    written to: the parameters are passed in functionally, and the buffers as throwaway copies,
-    so clients may share one module.
+    written to: every thread puts the parameters, and throwaway copies of the buffers, into a
+    replica of its own. So clients may share one module, and should: replicas are made once for
+    each module and thread. They follow the module's mode, its hooks and its plain attributes.
 
     The module's mode is the caller's choice. In training mode dropout draws from the client's key
     (without key: from a fixed one), and batch normalisation uses
@@ -68,6 +69,10 @@ class TorchObjective(Objective):
         Whose examples the statistics of batch normalisation are of, for an objective that
         measures rows held out of training; None: its own. Of the same layout. No effect on
         modules without batch normalisation.
+    vectorized : bool
+        Take the mini-batches of all clients in one vectorised call (`torch.func.vmap`), for
+        accelerators. The results then depend on the other clients in the call, in their last
+        places. On CPUs convolutions are slower this way.
 
     Raises
     ------
@@ -88,26 +93,57 @@ class TorchObjective(Objective):
         device: torch.device | str | None = None,
         chunk_size: int | None = None,
         statistics_from: TorchObjective | None = None,
+        vectorized: bool = False,
     ) -> None:
         for name, size in (("batch_size", batch_size), ("chunk_size", chunk_size)):
             if size is not None and size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
         if not 0.0 <= l2 < float("inf"):
             raise ValueError(f"l2 must be a finite number >= 0, got {l2}")
-        self.module, self.loss, self.l2 = module, loss, l2
         self._layout = Layout.of_module(module, trainable=trainable)
         if statistics_from is not None and statistics_from.layout != self._layout:
             raise ValueError("statistics_from must have the layout of this objective")
-        self._statistics_from = statistics_from
         self.examples = Examples(data)
-        self._batch_size, self.chunk_size = batch_size, chunk_size
         parameters = dict(module.named_parameters())
         if device is None:
             device = parameters[self._layout.names[0]].device
         self.device = torch.device(device)
-        kept = [(name, p) for name, p in parameters.items() if name not in self._layout.names]
-        self._frozen = {name: p.detach().to(self.device) for name, p in kept}
-        self._buffers = {name: b.detach().to(self.device) for name, b in module.named_buffers()}
+        self.vectorized = vectorized
+        self.autograd = AutogradClient(
+            passes=ModulePass(module, self._layout, self.device),
+            loss=loss,
+            examples=self.examples,
+            statistics_of=(statistics_from or self).examples,
+            batch_size=batch_size,
+            chunk_size=chunk_size,
+            l2=l2,
+        )
+        self.loss = loss
+
+    @property
+    def module(self) -> nn.Module:
+        """The caller's module."""
+        return self.autograd.passes.module
+
+    @property
+    def l2(self) -> float:
+        """lambda."""
+        return self.autograd.l2
+
+    @property
+    def chunk_size(self) -> int | None:
+        """Examples at a time in full values and gradients; None: all."""
+        return self.autograd.chunk_size
+
+    @property
+    def loss(self) -> Loss:
+        """``loss(output, target)``; another may be set."""
+        return self.autograd.loss
+
+    @loss.setter
+    def loss(self, loss: Loss) -> None:
+        self.autograd = replace(self.autograd, loss=loss)
+        self.dense = None if self.vectorized else dense_client_of(self.autograd)
 
     @property
     def layout(self) -> Layout:
@@ -122,49 +158,58 @@ class TorchObjective(Objective):
     @property
     def stochastic(self) -> bool:
         """Whether a batch size is set."""
-        return self._batch_size is not None
+        return self.autograd.batch_size is not None
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether the examples are in memory and no layer draws (dropout in training mode).
+
+        Whether it draws is seen when the module is used; before, it is tried on a few examples.
+        """
+        if self.examples.tensors is None:
+            return False
+        if self.dense is not None:
+            return True
+        try:
+            return not self.autograd.draws(_TRIED)
+        except Exception:
+            # What is wrong with the module is for the training to say.
+            return False
 
     def initial_arrays(self) -> dict[str, Tensor]:
         """The module's trainable parameters as they are; copies."""
         parameters = dict(self.module.named_parameters())
         return {name: parameters[name].detach().clone() for name in self._layout.names}
 
+    @classmethod
+    def stack(cls, objectives: Sequence[Objective]) -> BatchedObjective:
+        """The clients as one: vectorised, dense networks of one kind in one call, or in a loop.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or they differ in dimension or dtype.
+        """
+        plain = [one for one in objectives if type(one) is TorchObjective]
+        if plain and len(plain) == len(objectives):
+            if all(one.vectorized for one in plain):
+                return VectorizedObjectives(plain)
+            dense = [one.dense for one in plain if one.dense is not None]
+            if len(dense) == len(plain) and len({one.network.kind for one in dense}) == 1:
+                return DenseObjectives(plain)
+        return super().stack(objectives)
+
     def value_and_gradient(self, x: Tensor, *, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """f_i(x) and its gradient; see `Objective.value_and_gradient`."""
-        return self._over(x, self._batches(key), key)
+        return self._client(x).value_and_gradient(x, key)
 
     def at_rows(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """f_i(x) and its gradient on some examples; see `Objective.at_rows`."""
-        return self._over(x, iter([(1.0, *self.examples.take(rows, self.device))]), None)
-
-    def _over(
-        self, x: Tensor, batches: Iterator[tuple[float, Tensor, Tensor]], key: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        point = x.detach().to(self.device).requires_grad_()
-        value = torch.zeros((), dtype=x.dtype, device=self.device)
-        gradient = torch.zeros_like(point)
-        with torch.enable_grad(), self.random_draws(key):
-            for share, features, targets in batches:
-                part = share * self.loss(self._forward(point, features, {}), targets)
-                (slope,) = torch.autograd.grad(part, point, allow_unused=True)
-                value += part.detach()
-                if slope is not None:
-                    gradient += slope
-        point = point.detach()
-        value += self._regulariser(point)
-        if self.l2:
-            gradient += self.l2 * point
-        return value.to(x.device), gradient.to(x.device)
+        return self._client(x).at_rows(x, rows)
 
     def value(self, x: Tensor) -> Tensor:
         """f_i(x) over all examples: shape ()."""
-        point = x.detach().to(self.device)
-        value = torch.zeros((), dtype=x.dtype, device=self.device)
-        with torch.no_grad(), self._evaluation(point) as statistics:
-            for share, features, targets in self._batches(None):
-                value += share * self.loss(self._forward(point, features, statistics), targets)
-        value += self._regulariser(point)
-        return value.to(x.device)
+        return self._client(x).value(x)
 
     def accuracy(self, x: Tensor) -> Tensor:
         """Fraction of examples classified correctly: shape (), NaN if targets are no classes.
@@ -173,63 +218,17 @@ class TorchObjective(Objective):
         scores. Targets of one score an example are compared with its sign: positive against
         targets above 0 (so both 0/1 and -1/+1 will do).
         """
-        point = x.detach().to(self.device)
         correct, total = 0, 0
-        with torch.no_grad(), self._evaluation(point) as statistics:
-            for _, features, targets in self._batches(None):
-                hits = correct_rows(self._forward(point, features, statistics), targets)
+        with torch.no_grad(), self._client(x).scoring(x) as scores:
+            for features, targets in self.autograd.batches():
+                hits = correct_rows(scores(features), targets)
                 if hits is None:
                     return torch.full((), float("nan"), dtype=x.dtype, device=x.device)
                 correct += int(hits.sum())
                 total += hits.numel()
         return torch.full((), correct / total, dtype=x.dtype, device=x.device)
 
-    def _regulariser(self, point: Tensor) -> Tensor | float:
-        # ||x||^2 may overflow where f_i does not, and 0 * inf is not a number.
-        return 0.5 * self.l2 * (point * point).sum() if self.l2 else 0.0
-
-    @contextmanager
-    def _evaluation(self, point: Tensor) -> Iterator[dict[str, Tensor]]:
-        """Batch normalisation by fixed statistics, which the context gives."""
-        layers = layers_using_the_batch(self.module)
-        statistics = (self._statistics_from or self)._statistics(point) if layers else {}
-        with fixed(layers), self.random_draws(None):
-            yield {name: value.to(self.device) for name, value in statistics.items()}
-
-    def _statistics(self, x: Tensor) -> dict[str, Tensor]:
-        def forward(rows: Tensor) -> None:
-            self._forward(point, self.examples.take(rows, self.device)[0], {})
-
-        point, layers = x.to(self.device), layers_using_the_batch(self.module)
-        with self.random_draws(None):
-            return statistics_over(self.num_examples, layers, forward)
-
-    def _forward(self, point: Tensor, features: Tensor, statistics: Mapping[str, Tensor]) -> Tensor:
-        state = {
-            **self._layout.unflatten(point),
-            **self._frozen,
-            **{name: buffer.clone() for name, buffer in self._buffers.items()},
-            **statistics,
-        }
-        output = functional_call(self.module, state, (features,))
-        if not isinstance(output, Tensor):
-            raise ValueError(f"the module returned {type(output).__name__}, expected one tensor")
-        return output
-
-    def _batches(self, key: Tensor | None) -> Iterator[tuple[float, Tensor, Tensor]]:
-        """Share of the examples, features and targets of each batch."""
-        count = self.num_examples
-        if key is not None and self._batch_size is not None and self._batch_size < count:
-            rows = sample_without_replacement(key, count, self._batch_size)[0]
-            yield 1.0, *self.examples.take(rows, self.device)
-            return
-        chunk = self.chunk_size or count
-        for start in range(0, count, chunk):
-            rows = torch.arange(start, min(start + chunk, count))
-            yield len(rows) / count, *self.examples.take(rows, self.device)
-
-    @contextmanager
-    def random_draws(self, key: Tensor | None) -> Iterator[None]:
+    def random_draws(self, key: Tensor | None) -> AbstractContextManager[object]:
         """Layers that draw (dropout) use torch's global generators: seed and restore them.
 
         Parameters
@@ -237,9 +236,13 @@ class TorchObjective(Objective):
         key : Tensor or None
             int64, shape (1,); None: a fixed seed.
         """
-        if not self.module.training:
-            yield
-            return
-        seed = 0 if key is None else int(derived_keys(key, _DROPOUT)[0])
-        with seeded_draws(seed, self.device):
-            yield
+        return self.autograd.passes.opened(key)
+
+    def _statistics(self, x: Tensor) -> dict[str, Tensor]:
+        return self.autograd.statistics(x.detach().to(self.device))
+
+    def _client(self, x: Tensor) -> DenseClient | AutogradClient:
+        """Who evaluates at x: the kernel, for points it was made for; torch names the others."""
+        if self.dense is not None and self.dense.fits(x):
+            return self.dense
+        return self.autograd
