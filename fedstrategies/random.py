@@ -49,6 +49,7 @@ class Purpose(IntEnum):
     LOCAL_OPTIMUM = 8
     LAYERS = 9
     LOCAL_PRUNING = 10
+    DOWNLINK = 11
 
 
 def client_keys(seed: int, round: int, partition_ids: Tensor, purpose: Purpose) -> Tensor:

@@ -10,7 +10,7 @@ x and ``h = (1/n) sum_i h_i``. Round t:
                     x  <- prox_{gamma R}(x - gamma g)
 
 Corners: lambda = nu = 1 is EF21; nu = 1, lambda = 1/(1+omega) with an unbiased C is DIANA; the
-identity compressor is (proximal) gradient descent.
+identity compressor is (proximal) gradient descent, which needs no memory and keeps none.
 
 Source: Condat, Yi, Richtarik (2022); dissertation arXiv 2509.08233, chapter on EF-BV.
 """
@@ -40,7 +40,8 @@ class ClientRule:
         C. Not used by a first upload that is sent uncompressed.
     memory_step : float
         Factor of the message in the memory's update: lambda, or (n/m) lambda under
-        participation of m of n; 1 for an uncompressed first upload.
+        participation of m of n; 1 for an uncompressed first upload. 0: no memory is kept, and
+        h_i = 0 (gradient descent).
     uncompressed : bool
         Send grad f_i(x) - h_i as it is. With h_i = 0 and ``memory_step = 1`` this starts the
         memory at the first gradient (where C(0) would have been sent).
@@ -53,7 +54,9 @@ class ClientRule:
     def initial_memory(
         self, clients: int, dimension: int, dtype: torch.dtype, device: torch.device
     ) -> dict[str, Tensor]:
-        """h_i = 0: shape (C, d)."""
+        """h_i = 0: shape (C, d); nothing if no memory is kept."""
+        if not self.memory_step:
+            return {}
         return {"h": torch.zeros((clients, dimension), dtype=dtype, device=device)}
 
     def step(
@@ -82,14 +85,13 @@ class ClientRule:
         """
         draws = derived_keys(keys, Purpose.MINIBATCH) if objective.stochastic else None
         losses, gradients = objective.value_and_gradient(x, clients=clients, keys=draws)
-        shift = memory["h"] if clients is None else memory["h"][clients]
-        difference = gradients - shift
+        difference = gradients
+        if self.memory_step:
+            difference = gradients - (memory["h"] if clients is None else memory["h"][clients])
         if self.uncompressed:
             return Payload(dimension=difference.shape[1], values=Floats(difference)), losses
-        return (
-            self.compressor.compress(difference, derived_keys(keys, Purpose.COMPRESSOR)),
-            losses,
-        )
+        draws = derived_keys(keys, Purpose.COMPRESSOR).to(difference.device)
+        return self.compressor.compress(difference, draws), losses
 
     def commit_(
         self,
@@ -100,7 +102,8 @@ class ClientRule:
         settlement: Tensor | None = None,
     ) -> None:
         """In place: ``h_i <- h_i + memory_step * message`` once the server used the message."""
-        payload.add_to_(memory["h"], self.memory_step, clients=clients)
+        if self.memory_step:
+            payload.add_to_(memory["h"], self.memory_step, clients=clients)
 
     def template(self, dimension: int, dtype: torch.dtype) -> Payload:
         """A message of the kind this rule sends, for the server to compare uploads with."""

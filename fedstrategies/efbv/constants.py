@@ -8,7 +8,7 @@ from math import inf, sqrt
 from fedstrategies.compressors import Constants, GroupConstants
 from fedstrategies.objectives import Smoothness
 
-__all__ = ["Theory", "assemble", "factor", "memory_factor", "optimal"]
+__all__ = ["Theory", "assemble", "coupling", "factor", "memory_factor", "optimal", "reserve"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,17 @@ def memory_factor(operator: Constants, scaling: float) -> float:
     return min(bound, operator.error) if scaling == 1 else bound
 
 
+def reserve(r: float) -> float:
+    """``s* sqrt(r) = sqrt((1+r)/2) - sqrt(r)``: exact at r = 0 (s* infinite), stable at r -> 1."""
+    return ((1 - r) / 2) / (sqrt((1 + r) / 2) + sqrt(r)) if r < 1 else 0.0
+
+
+def coupling(r: float, r_av: float, smoothness: Smoothness) -> float:
+    """``L_tilde sqrt(r_av/r) / s*``, what the uplink's errors cost beside L; infinite if r >= 1."""
+    q = reserve(r)
+    return smoothness.L_tilde * sqrt(r_av) / q if q > 0 else inf
+
+
 def assemble(
     group: GroupConstants,
     smoothness: Smoothness,
@@ -91,10 +102,8 @@ def assemble(
     """
     r = factor(group.eta, group.omega, lam) if r is None else r
     r_av = factor(group.eta, group.omega_av, nu) if r_av is None else r_av
-    # q = s* sqrt(r) written so that it is exact at r = 0 (s* infinite) and stable at r -> 1.
-    q = ((1 - r) / 2) / (sqrt((1 + r) / 2) + sqrt(r)) if r < 1 else 0.0
-    coupling = smoothness.L_tilde * sqrt(r_av) / q if q > 0 else inf
-    gamma = 1 / ((2 if regularised else 1) * smoothness.L + coupling)
+    q = reserve(r)
+    gamma = 1 / ((2 if regularised else 1) * smoothness.L + coupling(r, r_av, smoothness))
     return Theory(
         lam=lam,
         nu=nu,

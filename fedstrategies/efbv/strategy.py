@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedstrategies.compressors import Compressor, Constants, Identity
+from fedstrategies.efbv import downlink_theory as downlink_analysis
 from fedstrategies.efbv import theory as analysis
 from fedstrategies.efbv.algorithm import ClientRule, ServerState, Upload, server_step
 from fedstrategies.efbv.constants import Theory
@@ -58,6 +59,7 @@ class EFBV(BaseStrategy):
     Condat, Yi, Richtarik, "EF-BV" (2022); arXiv 2509.08233.
     """
 
+    no_downlink = ""
     no_message_privacy = (
         "error feedback puts what clipping took from one message into the next ones, so that no "
         "bound on a client's part remains"
@@ -102,6 +104,8 @@ class EFBV(BaseStrategy):
         self.nu = nu
         self.prox = NoProx() if prox is None else prox
         self.shift_init = shift_init
+        if self._relative and not self._analysed:
+            raise ValueError(downlink_analysis.NO_THEORY_WITH_R)
         self._theory: Theory | None = None
 
     def analyse(self, operator: Constants, smoothness: Smoothness) -> Theory:
@@ -124,12 +128,21 @@ class EFBV(BaseStrategy):
         return self._theory
 
     @property
+    def _analysed(self) -> bool:
+        """Whether there is a theory of the step size."""
+        return self.downlink is None or isinstance(self.prox, NoProx)
+
+    @property
     def constants(self) -> dict[str, float]:
         """`theory` by name, without what would depend on an L that is not known."""
         known = asdict(self.theory)
         if self.smoothness is None:
-            # These two were computed for L = L_tilde = 1.
-            del known["gamma"], known["theta"]
+            # These were computed for L = L_tilde = 1.
+            for name in ("gamma", "theta", "gradient_weight", "model_weight"):
+                known.pop(name, None)
+        if not self._analysed:
+            known.pop("gamma", None)
+            known["downlink_scale"] = self.downlink_scale
         return known
 
     @property
@@ -142,7 +155,14 @@ class EFBV(BaseStrategy):
         operator = self.compressor.constants(len(x))
         # Without L only lambda and nu come from the theory; they do not depend on it.
         unit = Smoothness(L=1.0, L_tilde=1.0, L_max=1.0, mu=0.0)
-        self._theory = self.analyse(operator, self.smoothness or unit)
+        smoothness = self.smoothness or unit
+        theory = self.analyse(operator, smoothness)
+        if self.downlink is not None:
+            constants = self.downlink.constants(len(x))
+            self.downlink_scale = downlink_analysis.contraction_scale(constants)
+            if self._analysed:
+                theory = downlink_analysis.with_downlink(theory, constants, smoothness)
+        self._theory = theory
         self.gamma = self._factor * self._theory.gamma if self._relative else self._factor
         self._h = torch.zeros_like(x)
 
@@ -172,9 +192,7 @@ class EFBV(BaseStrategy):
                 partition_ids=delivery.partition_ids,
                 payload=delivery.payload,
                 memory_step=delivery.assignment.constants[0],
-                gradient_step=1.0
-                if delivery.assignment.constants[1]
-                else self.theory.gradient_step,
+                gradient_step=self.gradient_step(delivery),
             )
             for delivery in deliveries
         ]
@@ -191,13 +209,24 @@ class EFBV(BaseStrategy):
 
         return Update(x=state.x, follow=follow)
 
+    def gradient_step(self, delivery: Delivery) -> float:
+        """Factor of the mean of these messages in g."""
+        uncompressed = bool(delivery.assignment.constants[1])
+        return 1.0 if uncompressed else self.theory.gradient_step
+
     def forget(self) -> None:
         """All h_i are zero again: so is their mean."""
         self._h = torch.zeros_like(self._h)
 
     def summary(self) -> None:
         """Log what was chosen and from what."""
-        logger.info("\t├──> %s, compressor %s", type(self).__name__, self.compressor.spec)
+        down = "dense" if self.downlink is None else self.downlink.spec
+        logger.info(
+            "\t├──> %s, compressor %s, downlink %s",
+            type(self).__name__,
+            self.compressor.spec,
+            down,
+        )
         if self._theory is not None:
             for name, value in {**self.constants, "stepsize": self.gamma}.items():
                 logger.info("\t│\t├── %s = %.10g", name, value)
@@ -247,12 +276,15 @@ class DIANA(EFBV):
 class GradientDescent(EFBV):
     """(Proximal) gradient descent with dense uploads: the baseline that saves nothing.
 
-    Parameters are those of `EFBV` without compressor, lam and nu.
+    Clients keep no memory. Where some do not answer and ``on_failure`` is ``"continue"``, the mean
+    gradient of those who did stands in for that of all.
+
+    Parameters are those of `EFBV` without compressor, lam, nu and shift_init.
     """
 
     def __init__(self, **settings: Any) -> None:
-        reason = "gradient descent has no compressor, lambda or nu; use EFBV"
-        _refuse(settings, ("compressor", "lam", "nu"), reason)
+        reason = "gradient descent has no compressor, lambda, nu or shift_init; use EFBV"
+        _refuse(settings, ("compressor", "lam", "nu", "shift_init"), reason)
         super().__init__(compressor=Identity(), **settings)
 
     def analyse(self, operator: Constants, smoothness: Smoothness) -> Theory:
@@ -260,6 +292,10 @@ class GradientDescent(EFBV):
         return analysis.gradient_descent(
             operator, smoothness, clients=self.clients, cohort=self.cohort_size
         )
+
+    def gradient_step(self, delivery: Delivery) -> float:
+        """1, or n over the number of those who answered."""
+        return self.clients / len(delivery.partition_ids)
 
 
 def _refuse(settings: dict[str, Any], names: tuple[str, ...], reason: str) -> None:

@@ -170,7 +170,10 @@ def gradient_descent(
     clients: int,
     cohort: int | None = None,
 ) -> Theory:
-    """(Proximal) gradient descent: the identity operator and gamma = 1/L, with or without R."""
+    """(Proximal) gradient descent: the identity operator and gamma = 1/L, with or without R.
+
+    Dense messages leave nothing to correct, so h_i = 0 throughout (``memory_step`` = 0).
+    """
     if cohort is not None and cohort < clients:
         raise ValueError(
             "gradient descent with part of the clients does not converge to the solution; "
@@ -178,7 +181,7 @@ def gradient_descent(
         )
     group = operator.group(clients)
     theory = assemble(
-        group, smoothness, lam=1.0, nu=1.0, memory_step=1.0, gradient_step=1.0, regularised=False
+        group, smoothness, lam=1.0, nu=1.0, memory_step=0.0, gradient_step=1.0, regularised=False
     )
     return replace(theory, gamma=1 / smoothness.L)
 

@@ -1,5 +1,7 @@
 """Special-case identities of EF-BV's pure steps, against loops written from the formulas."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -43,8 +45,9 @@ def run_efbv(
             state, [upload], clients=clients, gamma=found.gamma, prox=prox or NoProx()
         )
         rule.commit_(memory, payload)
-        assert (state.h - memory["h"].mean(dim=0)).abs().max() < 1e-15
-    return state.x, state.h, memory["h"]
+        held = memory.get("h", torch.zeros(clients, batch.dimension, dtype=torch.float64))
+        assert (state.h - held.mean(dim=0)).abs().max() < 1e-15
+    return state.x, state.h, held
 
 
 def test_lambda_nu_one_and_top_k_is_ef21_bit_for_bit() -> None:
@@ -93,11 +96,14 @@ def test_nu_one_and_rand_k_is_diana() -> None:
 
 
 @pytest.mark.parametrize("prox", [NoProx(), L1(lam=0.01)])
-def test_identity_is_proximal_gradient_descent(prox: Prox) -> None:
+@pytest.mark.parametrize("memory_step", [0.0, 1.0])
+def test_identity_is_proximal_gradient_descent(prox: Prox, memory_step: float) -> None:
     objectives, smoothness = problem()
     batch = LogisticRegression.stack(objectives)
     found = theory.gradient_descent(Identity().constants(12), smoothness, clients=8)
-    x, _, _ = run_efbv(Identity(), found, prox=prox)
+    assert found.memory_step == 0.0
+    x, _, held = run_efbv(Identity(), replace(found, memory_step=memory_step), prox=prox)
+    assert bool(held.any()) == bool(memory_step)
     model = torch.zeros(12, dtype=torch.float64)
     for _ in range(ROUNDS):
         gradient = batch.value_and_gradient(model)[1].mean(dim=0)

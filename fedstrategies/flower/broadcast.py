@@ -1,0 +1,140 @@
+"""EF21-P: the server sends compressed differences of the model and remembers what it has sent.
+
+Besides its model x the server keeps w, the model as the clients know it. Each round
+
+    w <- w + scale * C(x - w)
+
+and only C(x - w) travels; clients rebuild w and compute there. What C leaves out stays in x - w
+and is sent later. The first w is x itself, sent whole.
+
+Source of the method: Gruntkowska, Tyurin, Richtarik, "EF21-P and Friends" (2022). The book-keeping
+of versions for clients that are not there every round is ours, see docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fedstrategies.compressors import Compressor
+from fedstrategies.flower.edition import Edition
+from fedstrategies.flower.replica import Replica
+from fedstrategies.random import Purpose, client_keys
+
+__all__ = ["Broadcast"]
+
+_NEVER = 0
+
+
+class Broadcast:
+    """The server's half of a compressed downlink.
+
+    Nothing changes when a round is proposed; `follow` commits. Which version a client holds is
+    known from its own answers, so that a lost message costs a longer path and never a wrong model.
+
+    Parameters
+    ----------
+    compressor : Compressor
+        C.
+    clients : int
+        n.
+    seed : int
+        Of the run: the draws of C are a function of it and the round.
+    scale : float
+        Factor of the differences.
+    """
+
+    def __init__(
+        self, compressor: Compressor, *, clients: int, seed: int, scale: float = 1.0
+    ) -> None:
+        self.compressor = compressor
+        self.seed = seed
+        self.scale = scale
+        self.current: Edition | None = None
+        """Of the last committed round."""
+        self._proposed: tuple[int, Tensor, Edition] | None = None
+        self._made = 0
+        self._held = np.full(clients, _NEVER, dtype=np.int64)
+        self._lost: set[int] = set()
+
+    def propose(self, x: Tensor, round: int) -> Edition:
+        """The version to compute at in a round; the same again for the same x and round.
+
+        Parameters
+        ----------
+        x : Tensor
+            The server's model, shape (d,).
+        round : int
+            Communication round t.
+        """
+        if self._proposed is not None:
+            when, where, edition = self._proposed
+            if when == round and torch.equal(where, x):
+                return edition
+        self._made += 1
+        edition = self._make(x, round)
+        self._proposed = (round, x, edition)
+        return edition
+
+    def _make(self, x: Tensor, round: int) -> Edition:
+        if self.current is None:
+            return Edition.whole(self._made, x, self.scale)
+        keys = client_keys(self.seed, round, torch.zeros(1, dtype=torch.int64), Purpose.DOWNLINK)
+        payload = self.compressor.compress((x - self.current.w)[None], keys)
+        # A move too large for the values' coding (float16, say) is sent as it is.
+        if not payload.is_finite():
+            return Edition.whole(self._made, x, self.scale)
+        return self.current.next(self._made, payload)
+
+    def follow(self, edition: Edition) -> None:
+        """The round is committed: ``edition`` is what the next difference is taken to."""
+        self.current, self._proposed = edition, None
+
+    # ---------------------------------------------------------------- who holds what
+
+    def held(self, partition: int) -> int:
+        """The newest version that a client is known to hold; 0: none."""
+        return int(self._held[partition])
+
+    def is_repair(self, partition: int, edition: Edition) -> bool:
+        """Whether a client is sent w whole because it has lost what it held."""
+        return partition in self._lost and edition.steps_from(self.held(partition)) is None
+
+    def confirm(self, partitions: Iterable[int], edition: Edition) -> None:
+        """These clients have answered from ``edition``: they hold it."""
+        answered = list(partitions)
+        self._held[answered] = edition.number
+        self._lost.difference_update(answered)
+
+    def forget(self, partition: int) -> None:
+        """A client says that it cannot rebuild what it was asked for: it is sent w whole."""
+        self._held[partition] = _NEVER
+        self._lost.add(partition)
+
+    def sizes(self, partition_ids: Tensor, edition: Edition) -> tuple[int, int]:
+        """Bytes for some clients together: ordinary downlink, and repairs of what was lost."""
+        members = partition_ids.numpy()
+        versions, counts = np.unique(self._held[members], return_counts=True)
+        downlink = sum(
+            int(count) * sum(edition.sizes(int(version)))
+            for version, count in zip(versions, counts, strict=True)
+        )
+        repairs = sum(self.is_repair(p, edition) for p in self._lost.intersection(members.tolist()))
+        return downlink - repairs * edition.frame_size, repairs * edition.frame_size
+
+    def replicas(self, session: int) -> list[tuple[npt.NDArray[np.int64], Replica]]:
+        """What the clients hold: partitions (one array a version) and the replica they share.
+
+        Clients whose version is off the path are left out: they will be sent w whole.
+        """
+        edition = self.current if self._proposed is None else self._proposed[2]
+        if edition is None:
+            return []
+        return [
+            (np.flatnonzero(self._held == number), Replica(session=session, number=number, w=w))
+            for number, w in edition.versions().items()
+        ]
