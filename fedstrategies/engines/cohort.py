@@ -7,32 +7,27 @@ would be skipped by doing so.
 
 from __future__ import annotations
 
-import logging
 import threading
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Literal
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
-from fedstrategies.engines.session import InProcessSession, reason_against
+from fedstrategies.engines.eligibility import reason_against
+from fedstrategies.engines.handover import Handover
+from fedstrategies.engines.session import InProcessSession
+from fedstrategies.engines.virtual_grid import Fast, VirtualGrid
 from fedstrategies.flower import BaseClient, BaseStrategy, CohortSession, FedApp
-from fedstrategies.flower.private import client_error, ensure_identity, identify, over_the_wire
+from fedstrategies.flower.private import client_error, identify, over_the_wire
 from fedstrategies.objectives import BatchedObjective
 from fedstrategies.threads import single_threaded
 
 __all__ = ["CohortGrid"]
 
-logger = logging.getLogger("flwr")
 
-_FIRST_NODE = 1001
-
-
-class CohortGrid(Grid):
+class CohortGrid(VirtualGrid):
     """Grid of ``num_clients`` virtual clients in the calling process.
 
     Parameters
@@ -49,68 +44,50 @@ class CohortGrid(Grid):
     serialize : bool
         Pass every message through Flower's own serialisation, which catches content that could
         not travel. Our frames are encoded and decoded in any case.
+    partitions : sequence of int or None
+        Those of the n that have their node here, ascending; None: all.
+    workers : int or None
+        Threads at most that compute cohorts on the fast path, where they are faster than one and
+        the objective allows it (`fedstrategies.engines.execution`); None: the cores available to
+        the process. The bits do not depend on it.
     """
-
-    fixed_membership = True
 
     def __init__(
         self,
         client_app: ClientApp,
         *,
         num_clients: int,
-        fast: Literal["auto", "never", "require"] = "auto",
+        fast: Fast = "auto",
         run_config: Mapping[str, bool | float | int | str] | None = None,
         serialize: bool = False,
+        partitions: Sequence[int] | None = None,
+        workers: int | None = None,
     ) -> None:
-        if num_clients < 1:
-            raise ValueError(f"num_clients = {num_clients}: at least one client is needed")
-        if fast not in ("auto", "never", "require"):
-            raise ValueError(f"fast = {fast!r} is not 'auto', 'never' or 'require'")
-        ensure_identity()
-        self.app = client_app
-        self.fast = fast
+        super().__init__(client_app, range(num_clients) if partitions is None else partitions, fast)
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers = {workers}: at least one thread is needed, or None")
         self.serialize = serialize
-        self.contexts = {
-            _FIRST_NODE + i: Context(
+        self.workers = workers
+        self._contexts = {
+            node: Context(
                 run_id=1,
-                node_id=_FIRST_NODE + i,
-                node_config={"partition-id": i, "num-partitions": num_clients},
+                node_id=node,
+                node_config={"partition-id": partition, "num-partitions": num_clients},
                 state=RecordDict(),
                 run_config=dict(run_config or {}),
             )
-            for i in range(num_clients)
+            for node, partition in self.partitions.items()
         }
-        self.partitions = {node: node - _FIRST_NODE for node in self.contexts}
-        self._locks = {node: threading.Lock() for node in self.contexts}
+        self._locks = {node: threading.Lock() for node in self._contexts}
         self._replies: dict[str, Message] = {}
+        self._handover: Handover | None = None
         self._objective: BatchedObjective | None = None
-        self._run: Run | None = None
 
     # ---------------------------------------------------------------- Grid
 
-    def set_run(self, run: Run) -> None:
-        """Remember the run (nothing here depends on it)."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """The run given to `set_run`, or an empty one."""
-        return self._run if self._run is not None else Run.create_empty(1)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Build a message (Flower's older way)."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
     def get_node_ids(self) -> Iterable[int]:
-        """All nodes, in partition order."""
-        return list(self.contexts)
+        """The nodes that are there, in partition order."""
+        return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Deliver messages; every node has answered when this returns."""
@@ -138,7 +115,8 @@ class CohortGrid(Grid):
 
     def execute(self, message: Message, node: int) -> Message:
         """Run the ClientApp of one node; its state changes only if the app returns."""
-        before = self.contexts[node]
+        self._write_memory(node)
+        before = self._contexts[node]
         # A copy of the state: what a client did before it raised must not last.
         context = Context(
             run_id=before.run_id,
@@ -151,8 +129,34 @@ class CohortGrid(Grid):
             reply = self.app(message, context)
         except Exception:  # whatever the user's client raises becomes its error reply
             return client_error(traceback.format_exc(), message)
-        self.contexts[node] = context
+        self._contexts[node] = context
         return reply
+
+    # ---------------------------------------------------------------- what nodes keep
+
+    @property
+    def contexts(self) -> dict[int, Context]:
+        """Each node's context in partition order, its state complete."""
+        for node in self._contexts:
+            self._write_memory(node)
+        return self._contexts
+
+    @contexts.setter
+    def contexts(self, contexts: Mapping[int, Context]) -> None:
+        self._contexts = dict(contexts)
+
+    @property
+    def receipts(self) -> Mapping[int, Context]:
+        """The same without memories that a session of the fast path has not written yet."""
+        return self._contexts
+
+    def owe(self, handover: Handover) -> None:
+        """From now on nodes get their memories from ``handover`` when they are looked at."""
+        self._handover = handover
+
+    def _write_memory(self, node: int) -> None:
+        if self._handover is not None:
+            self._handover.write(self.partitions[node], self._contexts[node])
 
     # ---------------------------------------------------------------- whole cohorts
 
@@ -167,7 +171,7 @@ class CohortGrid(Grid):
         """
         if not isinstance(self.app, FedApp):
             raise TypeError("only apps from fedstrategies.client_app reveal their clients")
-        return [self.app.client_fn(context) for context in self.contexts.values()]
+        return [self.app.client_fn(context) for context in self._contexts.values()]
 
     @property
     def objective(self) -> BatchedObjective:
@@ -183,20 +187,10 @@ class CohortGrid(Grid):
             self._objective = type(objectives[0]).stack(objectives).remembering()
         return self._objective
 
-    def open_cohort(self, strategy: BaseStrategy) -> CohortSession | None:
-        """A session for the fast path, or None; the reason is logged.
+    def reason_against(self, strategy: BaseStrategy) -> str | None:
+        """Why running without messages would skip something of the user's; None: it would not."""
+        return reason_against(self, strategy, CohortGrid)
 
-        Raises
-        ------
-        ValueError
-            If ``fast="require"`` and there is a reason against it.
-        """
-        reason = (
-            "fast='never'" if self.fast == "never" else reason_against(self, strategy, CohortGrid)
-        )
-        if reason is None:
-            return InProcessSession(self, strategy)
-        if self.fast == "require":
-            raise ValueError(f"the fast path is required but not possible: {reason}")
-        logger.info("clients run one message each (no fast path): %s", reason)
-        return None
+    def new_session(self, strategy: BaseStrategy) -> CohortSession:
+        """The session, where there is no reason against it."""
+        return InProcessSession(self, strategy)
