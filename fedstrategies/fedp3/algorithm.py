@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import inf, isfinite
 from typing import Literal
 
@@ -119,7 +120,8 @@ class LocalTraining:
                 clients=(clients if active is None else rows[active]),
             )
             losses = first if step == 0 else losses
-            points = moved if active is None else points.index_copy(0, active, moved)
+            places = None if active is None else active.to(points.device)
+            points = moved if places is None else points.index_copy(0, places, moved)
         return points, losses
 
     def _step(
@@ -135,6 +137,7 @@ class LocalTraining:
         clients: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         masks = self.pruning.masks(groups, step=step, keys=keys)
+        masks = None if masks is None else masks.to(points.device)
         losses, gradients = objective.value_and_gradient(
             points if masks is None else points * masks,
             clients=clients,
@@ -171,6 +174,10 @@ class FedP3Rule(MemorylessRule):
     local_steps: tuple[int, ...]
     trained: Trained = "all"
 
+    @cached_property
+    def _steps(self) -> Tensor:
+        return torch.tensor(self.local_steps)
+
     @property
     def lengths(self) -> tuple[int, ...]:
         """Dimension of each frame of the model."""
@@ -190,7 +197,7 @@ class FedP3Rule(MemorylessRule):
         clients: Tensor | None = None,
     ) -> tuple[Payload, Tensor]:
         """The layers in L_i after K_i local steps, end to end, and losses of the first step."""
-        steps = torch.tensor(self.local_steps)
+        steps = self._steps
         points, losses = self.training.run(
             x,
             objective,
@@ -205,8 +212,8 @@ class FedP3Rule(MemorylessRule):
     def trainable(self, x: Tensor) -> Tensor | None:
         """What the local steps move, bool (d,), for a model as received; None: everything."""
         if self.trained == "assigned":
-            return None if all(self.downlink.assigned) else self.downlink.own
-        return None if len(self.lengths) == 1 else ~self.downlink.pruned | (x != 0)
+            return None if all(self.downlink.assigned) else self.downlink.own.to(x.device)
+        return None if len(self.lengths) == 1 else ~self.downlink.pruned.to(x.device) | (x != 0)
 
     def template(self, dimension: int, dtype: torch.dtype) -> Payload:
         """The layers in L_i, dense."""
@@ -214,4 +221,9 @@ class FedP3Rule(MemorylessRule):
 
     def row(self, index: int) -> FedP3Rule:
         """The rule as one client has it."""
-        return replace(self, local_steps=(self.local_steps[index],))
+        return self.rows(torch.tensor([index]))
+
+    def rows(self, selection: Tensor) -> FedP3Rule:
+        """The rule of some clients."""
+        steps = tuple(self.local_steps[row] for row in selection.tolist())
+        return replace(self, local_steps=steps)

@@ -81,6 +81,7 @@ class FedP3(BaseStrategy):
     Pruning under Model Heterogeneity" (ICLR 2024).
     """
 
+    no_downlink = "each client already gets its own part of the model, in frames of its own"
     no_message_privacy = ""
 
     def __init__(

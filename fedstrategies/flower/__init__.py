@@ -16,6 +16,7 @@ from fedstrategies.flower.contract import (
 )
 from fedstrategies.flower.errors import AllClientsFailed, Diverged, ProtocolError
 from fedstrategies.flower.metrics import weighted_mean
+from fedstrategies.flower.state_store import DirectoryStore, StateStore
 from fedstrategies.flower.strategy import BaseStrategy
 
 __all__ = [
@@ -30,11 +31,13 @@ __all__ = [
     "ClientRule",
     "CohortSession",
     "Delivery",
+    "DirectoryStore",
     "Diverged",
     "FedApp",
     "IndividualRule",
     "ProtocolError",
     "RoundRecord",
+    "StateStore",
     "Update",
     "client_app",
     "weighted_mean",

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedstrategies.compressors import Floats, Payload
 from fedstrategies.flower.contract import Assignment
 from fedstrategies.flower.control import Request
+from fedstrategies.flower.edition import Edition
 from fedstrategies.flower.errors import AllClientsFailed
 from fedstrategies.random import Purpose, client_keys
 
@@ -34,12 +35,16 @@ class Attempt(ABC):
         Partitions that failed by their own fault, and how.
     spent : set of int
         Those of them whose privacy budget allows no release any more.
+    edition : Edition or None
+        The model as clients are to rebuild it, where the downlink is compressed.
     """
 
     def __init__(self, strategy: BaseStrategy, round: int) -> None:
         self.strategy = strategy
         self.round = round
         self.plan = strategy.plan(round)
+        broadcast = strategy.broadcast
+        self.edition = None if broadcast is None else broadcast.propose(strategy.x, round)
         self.failures: list[str] = []
         self.must_reset = False
         self.faulty: dict[int, str] = {}
@@ -59,8 +64,14 @@ class Attempt(ABC):
             )
 
     def sent(self, assignment: Assignment) -> Tensor:
-        """What travels to the clients of an assignment: shape (d,) or (r, d)."""
-        return self.strategy.x if assignment.point is None else assignment.point
+        """What the clients of an assignment work at: shape (d,) or (r, d)."""
+        if assignment.point is not None:
+            return assignment.point
+        return self.strategy.x if self.edition is None else self.edition.w
+
+    def edition_of(self, assignment: Assignment) -> Edition | None:
+        """What they rebuild it from; None if it is sent as it is."""
+        return None if assignment.parts or assignment.point is not None else self.edition
 
     def frames(self, assignment: Assignment) -> tuple[Payload, ...]:
         """How that travels: one payload (C = 1) a frame."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedstrategies.compressors import Floats, Payload
 from fedstrategies.flower.attempt import Attempt
-from fedstrategies.flower.contract import Assignment, CohortSession, Delivery
+from fedstrategies.flower.contract import Assignment, CohortSession, Delivery, StepRequest
 from fedstrategies.flower.control import Request, Response
 from fedstrategies.flower.ledger import SPENT
 from fedstrategies.privacy import BudgetSpent
@@ -48,14 +48,19 @@ class BatchedRound(Attempt):
 
     def step(self) -> list[Delivery]:
         """Every client's message, and the byte counters that go with it."""
-        for assignment in self.plan:
-            asked = assignment.partition_ids
+        requests = [self._request(a, a.partition_ids) for a in self.plan]
+        if not self._payers:
+            self.session.announce(requests)
+        for assignment, request in zip(self.plan, requests, strict=True):
             self._count_requests(assignment)
-            found = self._solvent(assignment) if self._payers else self._run(assignment, asked)
-            self._count_replies(asked, found)
+            found = self._solvent(assignment) if self._payers else self._run(request)
+            self._count_replies(assignment.partition_ids, found)
             if found is None:
                 continue
             rows, payload, losses = self._drop_non_finite(*found)
+            edition = self.edition_of(assignment)
+            if self.strategy.broadcast is not None and edition is not None:
+                self.strategy.broadcast.confirm(rows.tolist(), edition)
             if len(rows):
                 self._losses.append(losses)
                 self._deliveries.append(
@@ -63,16 +68,20 @@ class BatchedRound(Attempt):
                 )
         return self._deliveries
 
-    def _run(self, assignment: Assignment, rows: Tensor) -> _Step:
+    def _run(self, request: StepRequest) -> _Step:
         """Messages and losses of some of an assignment's clients."""
-        keys, strategy = self.keys(assignment), self.strategy
-        assert strategy.memory is not None
+        memory = self.strategy.memory
+        assert memory is not None
+        payload, losses = self.session.step(
+            request.rule, memory, request.x, request.keys, clients=request.clients
+        )
+        return request.clients, payload, losses
+
+    def _request(self, assignment: Assignment, rows: Tensor) -> StepRequest:
+        keys = self.keys(assignment)
         if len(rows) < len(keys):
             keys = keys[torch.isin(assignment.partition_ids, rows)]
-        payload, losses = self.session.step(
-            assignment.rule, strategy.memory, self.sent(assignment), keys, clients=rows
-        )
-        return rows, payload, losses
+        return StepRequest(rule=assignment.rule, x=self.sent(assignment), keys=keys, clients=rows)
 
     def _solvent(self, assignment: Assignment) -> _Step | None:
         """The same of those whose privacy budgets last for all of their local steps.
@@ -93,7 +102,7 @@ class BatchedRound(Attempt):
                 return None
             before = [payers[row].ledger for row in rows.tolist()]
             try:
-                return self._run(assignment, rows)
+                return self._run(self._request(assignment, rows))
             except BudgetSpent:
                 for row, ledger in zip(rows.tolist(), before, strict=True):
                     if not payers[row].spent:
@@ -104,9 +113,14 @@ class BatchedRound(Attempt):
         frames = self.frames(assignment) if assignment.parts else ()
         sent = self.sent(assignment)
         frame = _frame_size(sent.numel(), sent.dtype)
-        model = sum(int(encoded_sizes(part)) for part in frames) or frame
-        request = model + Request.size(assignment.constants_of(0), assignment.spec)
-        self.strategy.bytes.downlink += count * request + len(assignment.settlements) * frame
+        model = count * (sum(int(encoded_sizes(part)) for part in frames) or frame)
+        broadcast, edition = self.strategy.broadcast, self.edition_of(assignment)
+        if broadcast is not None and edition is not None:
+            model, repairs = broadcast.sizes(assignment.partition_ids, edition)
+            self.strategy.bytes.recovery += repairs
+        request = Request.size(assignment.constants_of(0), assignment.spec)
+        self.strategy.bytes.downlink += model + count * request
+        self.strategy.bytes.downlink += len(assignment.settlements) * frame
         accounts = self.strategy.accounts
         if accounts.private:
             told = (accounts.account(row).to_bytes() for row in assignment.partition_ids.tolist())
@@ -148,10 +162,11 @@ class BatchedRound(Attempt):
         """
         rows = np.concatenate([delivery.partition_ids.numpy() for delivery in self._deliveries])
         losses = np.concatenate([losses.numpy() for losses in self._losses])
-        told = ~np.isnan(losses)
-        if not told.any():
+        secret = np.isnan(losses)
+        if secret.all():
             return MetricRecord()
-        rows, losses = rows[told], losses[told]
+        if secret.any():
+            rows, losses = rows[~secret], losses[~secret]
         if len(self._deliveries) > 1:
             order = rows.argsort()
             rows, losses = rows[order], losses[order]

@@ -24,15 +24,20 @@ from fedstrategies.flower.control import (
 from fedstrategies.flower.receipts import Decision, Receipts
 from fedstrategies.flower.records import (
     CONTROL,
+    DOWNLINK,
     LEDGER,
     blob_of,
+    bytes_under,
     load_memory,
     load_receipts,
+    load_replica,
     raw_array,
     records_of,
+    replica_records,
     save_state,
     single_config,
 )
+from fedstrategies.flower.replica import Replica, Route, rebuild
 from fedstrategies.flower.working import WorkingClient
 from fedstrategies.privacy import BudgetSpent
 from fedstrategies.wire import decode, decode_vector, encode
@@ -97,7 +102,7 @@ class BaseClient(WorkingClient, NumPyClient):
         reply = RecordDict(
             {
                 "arrays": ArrayRecord(
-                    {str(i): raw_array(array.tobytes()) for i, array in enumerate(arrays)}
+                    {str(i): raw_array(bytes_under(array)) for i, array in enumerate(arrays)}
                 ),
                 "config": ConfigRecord({**fields}),
                 "metrics": MetricRecord(
@@ -127,11 +132,13 @@ class BaseClient(WorkingClient, NumPyClient):
         Parameters
         ----------
         parameters : list of uint8 arrays
-            The model's frame (frames, if the rule assembles it), then the recovery frames if the
-            request orders a recovery, then the settlement's frame if it announces one.
+            The model's frame (several or none, if the rule assembles it or the downlink is
+            compressed), then the recovery frames if the request orders a recovery, then the
+            settlement's frame if it announces one.
         config : dict
             The control fields under ``"fedstrategies"``; under ``"fedstrategies.ledger"`` the
-            server's copy of a private client's account.
+            server's copy of a private client's account; under ``"fedstrategies.downlink"`` how
+            the model is to be rebuilt.
 
         Returns
         -------
@@ -152,7 +159,11 @@ class BaseClient(WorkingClient, NumPyClient):
             return self._refuse(request, Status.LOST)
 
         rule = self.rule(request.constants, request.spec)
-        x, extra = self._received(parameters, rule)
+        received = self._received(parameters, rule, request, config)
+        if received is None:
+            save_state(self.context.state, receipts.after_lost(request), None)
+            return self._refuse(request, Status.BEHIND)
+        x, extra, replica = received
         memory, changed = self._settle(decision, receipts, request, x, extra, rule)
         try:
             payload, loss = self._step(rule, memory, x, request.key, config)
@@ -161,7 +172,12 @@ class BaseClient(WorkingClient, NumPyClient):
             return self._refuse(request, Status.SPENT)
         blob = encode(payload)
         receipts = receipts.after_upload(request, blob, loss)
-        save_state(self.context.state, receipts, memory if changed else None)
+        # A node without memory commits nothing, and one that pays nothing may compute again.
+        resends = bool(memory) or self.payer is not None
+        kept = receipts if resends else receipts.without_blob()
+        save_state(self.context.state, kept, memory if changed and memory else None)
+        if replica is not None:
+            self.context.state.update(replica_records(replica))
         self.keep()
         return self._reply(request, receipts)
 
@@ -190,29 +206,52 @@ class BaseClient(WorkingClient, NumPyClient):
             self.context = config
             configs = records_of(parameters.content, ConfigRecord)
             known = {key: value for record in configs for key, value in record.items()}
-            measured = self._evaluate(blob_of(array).tobytes(), known)
+            measured = self._evaluate(bytes_under(blob_of(array)), known)
             examples = self.evaluation.num_examples
             metrics = MetricRecord({"num-examples": examples, **measured})
             return Message(RecordDict({"metrics": metrics}), reply_to=parameters)
         assert not isinstance(config, Context)
-        measured = self._evaluate(bytes(parameters[0]), config)
+        measured = self._evaluate(bytes_under(parameters[0]), config)
         return measured.pop("loss", nan), self.evaluation.num_examples, {**measured}
 
     # ---------------------------------------------------------------- internals
 
-    def _received(self, arrays: Arrays, rule: ClientRule) -> tuple[Tensor, Arrays]:
-        """The model (d,), or all vectors of a `GuidedRule` (r, d), and what came behind it."""
+    def _received(
+        self, arrays: Arrays, rule: ClientRule, request: Request, config: Mapping[str, Scalar]
+    ) -> tuple[Tensor, Arrays, Replica | None] | None:
+        """What to work at, what came behind it, and the version to keep; None: not to be had.
+
+        That is the model (d,), sent as it is or to be rebuilt, or all vectors of a `GuidedRule`
+        (r, d). A version is kept only where the downlink is compressed.
+        """
+        if DOWNLINK not in config:
+            return *self._decoded(arrays, rule), None
+        packed = config[DOWNLINK]
+        route = Route.from_bytes(packed if isinstance(packed, bytes) else b"")
+        if len(arrays) < route.frames:
+            raise ValueError(f"{len(arrays)} frames came, the model alone has {route.frames}")
+        replica = rebuild(
+            load_replica(self.context.state),
+            route,
+            [bytes_under(blob) for blob in arrays[: route.frames]],
+            session=request.session,
+            dimension=self.objective.dimension,
+        )
+        return None if replica is None else (replica.w, arrays[route.frames :], replica)
+
+    def _decoded(self, arrays: Arrays, rule: ClientRule) -> tuple[Tensor, Arrays]:
+        """The model or the rule's vectors from their frames, and what came behind them."""
         dimension = self.objective.dimension
         if isinstance(rule, AssembledRule):
             count = len(rule.lengths)
             parts = [
-                decode(bytes(blob), dimension=length, name=f"frame {place} of the model")
+                decode(bytes_under(blob), dimension=length, name=f"frame {place} of the model")
                 for place, (blob, length) in enumerate(
                     zip(arrays[:count], rule.lengths, strict=True)
                 )
             ]
             return rule.assemble(parts), arrays[count:]
-        blob, extra = bytes(arrays[0]), arrays[1:]
+        blob, extra = bytes_under(arrays[0]), arrays[1:]
         if not isinstance(rule, GuidedRule):
             return decode_vector(blob, dimension=dimension), extra
         return decode_vector(blob, dimension=rule.vectors * dimension).view(-1, dimension), extra
@@ -228,24 +267,27 @@ class BaseClient(WorkingClient, NumPyClient):
     ) -> tuple[Mapping[str, Tensor], bool]:
         """The memory from which the new upload is computed, and whether it must be stored."""
         dimension = self.objective.dimension
-        device = torch.device("cpu")
-        newborn = rule.initial_memory(1, dimension, self.objective.dtype, device)
+
+        def newborn(device: str) -> dict[str, Tensor]:
+            where = torch.device(device)
+            return rule.initial_memory(1, dimension, self.objective.dtype, where)
+
         if decision is Decision.REPLACE:
             if request.memory is MemoryCommand.ZERO:
-                return newborn, True
+                return newborn("cpu"), True
             return {
-                name: decode_vector(bytes(blob), dimension=dimension).unsqueeze(0)
-                for name, blob in zip(newborn, extra, strict=True)
+                name: decode_vector(bytes_under(blob), dimension=dimension).unsqueeze(0)
+                for name, blob in zip(newborn("meta"), extra, strict=True)
             }, True
         stored = load_memory(self.context.state)
-        memory = newborn if stored is None else stored
+        memory = newborn("cpu") if stored is None else stored
         if decision is Decision.ROLL_BACK:
             return memory, False
         pending = receipts.pending
         assert pending is not None
         settled = decode(pending.blob, dimension=dimension, name="pending upload")
         settlement = (
-            decode_vector(bytes(extra[-1]), dimension=dimension) if request.settlement else x
+            decode_vector(bytes_under(extra[-1]), dimension=dimension) if request.settlement else x
         )
         self.rule(pending.constants, pending.spec).commit_(memory, settled, settlement=settlement)
         return memory, True

@@ -27,6 +27,7 @@ __all__ = [
     "GuidedRule",
     "IndividualRule",
     "RoundRecord",
+    "StepRequest",
     "Update",
 ]
 
@@ -74,6 +75,9 @@ class IndividualRule(ClientRule, Protocol):
 
     def row(self, index: int) -> ClientRule:
         """The rule as the client in row ``index`` has it, alone."""
+
+    def rows(self, selection: Tensor) -> ClientRule:
+        """The rule for the clients in some rows (int64, ascending), which become its rows."""
 
 
 @runtime_checkable
@@ -231,6 +235,16 @@ class Callback(Protocol):
         """After the last round, also when the run failed."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepRequest:
+    """The arguments of `CohortSession.step`, but for the memory."""
+
+    rule: ClientRule
+    x: Tensor
+    keys: Tensor
+    clients: Tensor
+
+
 class CohortSession(Protocol):
     """All clients of a grid at once, for the fast path: no message is sent."""
 
@@ -241,6 +255,9 @@ class CohortSession(Protocol):
     @property
     def payers(self) -> Sequence[PrivateObjective]:
         """Where the clients' releases are charged, in partition order; empty: nowhere."""
+
+    def announce(self, steps: Sequence[StepRequest]) -> None:
+        """These steps are asked for next, one by one in this order: begin with them if you can."""
 
     def step(
         self,

@@ -42,11 +42,20 @@ def unpack_constants(data: bytes) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Tag:
-    """Identity of one upload: attempt id and CRC-32 of the blob (20 bytes on the wire)."""
+    """Identity of one upload: attempt id and checksum of its frame (20 bytes on the wire)."""
 
     session: int
     sequence: int
     checksum: int
+
+    @classmethod
+    def of(cls, attempt: tuple[int, int], blob: bytes) -> Tag:
+        """The tag of an upload's frame, whose last four bytes are its own CRC-32.
+
+        The CRC-32 of a whole frame would not do: over anything that ends in its CRC-32 it is one
+        and the same number, 0x2144df1c.
+        """
+        return cls(*attempt, int.from_bytes(blob[-4:], "little"))
 
     def to_bytes(self) -> bytes:
         """Pack into 20 bytes."""
@@ -190,6 +199,7 @@ class Status(IntEnum):
     STALE = 1  # an older or redelivered request: nothing done
     LOST = 2  # the acknowledged upload is unknown here: the memory must be restored
     SPENT = 3  # the privacy budget allows no release: this client trains no more
+    BEHIND = 4  # the model cannot be rebuilt from the one held here: it must be sent whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +116,9 @@ class Ledger:
         if response.status is Status.LOST:
             self._open.discard(partition)
             raise Rejected("its memory is lost; it will be restored with the next request")
+        if response.status is Status.BEHIND:
+            self._open.discard(partition)
+            raise Rejected("its copy of the model is lost; it will be sent whole next time")
         if response.status is Status.SPENT:
             self._open.discard(partition)
             raise Spent(SPENT)
@@ -124,7 +126,7 @@ class Ledger:
             raise Rejected(f"answered {response.status.name.lower()}")
         if response.base != self.accepted(partition).digest():
             raise Rejected("was computed from another memory than the server's copy")
-        return Tag(self.session, self.sequence, zlib.crc32(blob))
+        return Tag.of(self.attempt, blob)
 
     def close(self, partition: int) -> None:
         """Take no further reply of ``partition`` in this attempt."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
-import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from torch import Tensor
 
 from fedstrategies.compressors import Payload
@@ -19,13 +19,16 @@ from fedstrategies.flower.control import MemoryCommand, Request, Response, Statu
 from fedstrategies.flower.ledger import Rejected, Spent
 from fedstrategies.flower.records import (
     CONTROL,
+    DOWNLINK,
     LEDGER,
     blob_of,
+    bytes_under,
     raw_array,
     records_of,
     single_config,
 )
-from fedstrategies.wire import decode, encode, encode_vector
+from fedstrategies.flower.uploads import Uploads
+from fedstrategies.wire import encode, encode_vector
 
 if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
@@ -58,9 +61,7 @@ class MessageRound(Attempt):
         messages = []
         for assignment in self.plan:
             keys = self.keys(assignment).tolist()
-            blobs = [encode(frame) for frame in self.frames(assignment)]
-            model = [raw_array(blob) for blob in blobs]
-            shared = ArrayRecord({str(i): array for i, array in enumerate(model)})
+            cargo = lru_cache(maxsize=None)(partial(self._cargo, assignment))
             for position, partition in enumerate(assignment.partition_ids.tolist()):
                 node = nodes.get(partition)
                 if node is None:
@@ -74,28 +75,48 @@ class MessageRound(Attempt):
                 extra = [*recovery]
                 if request.settlement:
                     extra.append(encode_vector(assignment.settlements[partition]))
-                arrays = (
-                    ArrayRecord({str(i): a for i, a in enumerate([*model, *map(raw_array, extra)])})
-                    if extra
-                    else shared
-                )
+                model = cargo(self._held(partition))
                 counters.recovery += sum(map(len, recovery))
-                counters.downlink += sum(map(len, blobs)) + len(control)
-                counters.downlink += sum(map(len, extra[len(recovery) :]))
-                fields = {CONTROL: control, **self._account(partition)}
-                counters.downlink += len(fields.get(LEDGER, b""))
+                if self._is_repair(assignment, partition):
+                    counters.recovery += model.size
+                else:
+                    counters.downlink += model.size
+                counters.downlink += len(control) + sum(map(len, extra[len(recovery) :]))
+                fields = {CONTROL: control, **model.route, **self._account(partition)}
+                counters.downlink += len(fields.get(DOWNLINK, b"")) + len(fields.get(LEDGER, b""))
                 self.strategy.accounts.asked(
                     partition, request.sequence, work_of(assignment.rule_of(position))
                 )
                 self._partition_at[node] = partition
                 content = RecordDict(
                     {
-                        self.strategy.arrayrecord_key: arrays,
+                        self.strategy.arrayrecord_key: model.with_frames(extra),
                         self.strategy.configrecord_key: ConfigRecord({**user, **fields}),
                     }
                 )
                 messages.append(Message(content, dst_node_id=node, message_type=MessageType.TRAIN))
         return messages
+
+    def _held(self, partition: int) -> int:
+        """The version of the model that a client holds, where the downlink is compressed."""
+        broadcast = self.strategy.broadcast
+        return 0 if broadcast is None else broadcast.held(partition)
+
+    def _is_repair(self, assignment: Assignment, partition: int) -> bool:
+        broadcast, edition = self.strategy.broadcast, self.edition_of(assignment)
+        return (
+            broadcast is not None
+            and edition is not None
+            and broadcast.is_repair(partition, edition)
+        )
+
+    def _cargo(self, assignment: Assignment, held: int) -> _Cargo:
+        """What clients of an assignment that hold the same version are sent."""
+        edition = self.edition_of(assignment)
+        if edition is None:
+            return _Cargo([encode(frame) for frame in self.frames(assignment)], {})
+        route, frames = edition.parcel(held)
+        return _Cargo(frames, {DOWNLINK: route})
 
     def _account(self, partition: int) -> dict[str, bytes]:
         """What a private client is told of its own spending; nothing for others."""
@@ -124,13 +145,7 @@ class MessageRound(Attempt):
         payloads: dict[int, Payload] = {}
         contents: dict[int, RecordDict] = {}
         causes: dict[int, str] = {}
-        x = self.strategy.x
-        templates = {
-            partition: template
-            for assignment in self.plan
-            for template in [assignment.rule.template(len(x), x.dtype)]
-            for partition in assignment.partition_ids.tolist()
-        }
+        uploads = Uploads(self.plan, self.strategy.x)
         for reply in replies:
             partition = self._partition_at.get(reply.metadata.src_node_id)
             if partition is None:
@@ -144,7 +159,7 @@ class MessageRound(Attempt):
                 self.faulty[partition] = reason
                 continue
             try:
-                tag, payload = self._read(reply.content, partition, templates[partition])
+                tag, payload = self._read(reply.content, partition, uploads)
             except Spent as error:
                 self.spent.add(partition)
                 causes[partition] = self.faulty[partition] = str(error)
@@ -154,6 +169,8 @@ class MessageRound(Attempt):
                 cause = f"malformed reply: {error}"
                 causes[partition] = self.faulty[partition] = cause
             else:
+                if self.strategy.broadcast is not None and self.edition is not None:
+                    self.strategy.broadcast.confirm([partition], self.edition)
                 self._tags[partition] = tag
                 payloads[partition] = payload
                 contents[partition] = reply.content
@@ -165,17 +182,13 @@ class MessageRound(Attempt):
                 why = causes.get(partition, "no reply")
                 self.failures.append(f"partition {partition} (node {node}): {why}")
         self.contents = [contents[partition] for partition in sorted(contents)]
-        return [
-            delivery
-            for assignment in self.plan
-            if (delivery := _deliver(assignment, payloads)) is not None
-        ]
+        return uploads.deliveries(payloads)
 
-    def _read(self, content: RecordDict, partition: int, expected: Payload) -> tuple[Tag, Payload]:
+    def _read(self, content: RecordDict, partition: int, uploads: Uploads) -> tuple[Tag, Payload]:
         config = single_config(content)
         control = config[CONTROL]
         blobs = [
-            blob_of(array).tobytes()
+            bytes_under(blob_of(array))
             for record in records_of(content, ArrayRecord)
             for array in record.values()
         ]
@@ -192,12 +205,10 @@ class MessageRound(Attempt):
         except Rejected:
             if response.status is Status.LOST:
                 self._recover(partition, response)
+            if response.status in (Status.LOST, Status.BEHIND):
+                self._forget_replica(partition, response)
             raise
-        name = f"upload of partition {partition}"
-        payload = decode(blob, dimension=expected.dimension, name=name)
-        if payload.kind != expected.kind:
-            raise ValueError(f"upload is of kind {payload.kind}, expected {expected.kind}")
-        return tag, payload
+        return tag, uploads.decode(partition, blob)
 
     def _note_spending(self, partition: int, response: Response, config: ConfigRecord) -> None:
         """Keep what a reply says of its client's ledger, whatever else becomes of the reply."""
@@ -230,17 +241,30 @@ class MessageRound(Attempt):
         else:
             ledger.require_recovery(partition, MemoryCommand.TAKE)
 
+    def _forget_replica(self, partition: int, response: Response) -> None:
+        """A client without its memory has no model either: restore both at once."""
+        strategy = self.strategy
+        if strategy.broadcast is not None and response.attempt == strategy.ledger.attempt:
+            strategy.broadcast.forget(partition)
+
     def settle(self, settlement: Tensor) -> None:
         """Tell the ledger which uploads were used."""
         self.strategy.ledger.commit(self._tags)
 
 
-def _deliver(assignment: Assignment, payloads: dict[int, Payload]) -> Delivery | None:
-    present = [p for p in assignment.partition_ids.tolist() if p in payloads]
-    if not present:
-        return None
-    return Delivery(
-        assignment=assignment,
-        partition_ids=torch.tensor(present),
-        payload=Payload.stack([payloads[p] for p in present]),
-    )
+class _Cargo:
+    """The model's frames as several clients are sent them, and the fields that go with them."""
+
+    def __init__(self, frames: list[bytes], route: dict[str, bytes]) -> None:
+        self.route = route
+        self.size = sum(map(len, frames))
+        self._arrays = [raw_array(frame) for frame in frames]
+        self._shared = self._record(self._arrays)
+
+    def with_frames(self, extra: list[bytes]) -> ArrayRecord:
+        """The record, one and the same for all who get no further frames."""
+        return self._record([*self._arrays, *map(raw_array, extra)]) if extra else self._shared
+
+    @staticmethod
+    def _record(arrays: list[Array]) -> ArrayRecord:
+        return ArrayRecord({str(i): array for i, array in enumerate(arrays)})

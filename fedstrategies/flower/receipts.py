@@ -17,7 +17,6 @@ docs/reliability.md lists the faults and the rule that covers each.
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -35,7 +34,8 @@ class Pending:
     """The one upload whose fate a client does not know yet.
 
     The bytes are kept, not the memory they lead to: k values in place of d, and a commit
-    applies exactly what the server decoded.
+    applies exactly what the server decoded. ``blob`` is empty for a client without memory, which
+    has nothing to commit, and computes its upload again if the request is redelivered.
     """
 
     tag: Tag
@@ -131,9 +131,10 @@ class Receipts:
 
     def decide(self, request: Request) -> Decision:
         """The client rule; the order of the tests matters."""
-        if self.pending is not None and self.pending.tag.attempt == request.attempt:
+        again = self.pending is not None and self.pending.tag.attempt == request.attempt
+        if self.pending is not None and again and self.pending.blob:
             return Decision.RESEND
-        if request.attempt <= self.seen:
+        if request.attempt <= self.seen and not again:
             return Decision.STALE
         if request.memory is not MemoryCommand.KEEP:
             return Decision.REPLACE
@@ -147,9 +148,15 @@ class Receipts:
         """Remember only that the request was seen."""
         return replace(self, seen=request.attempt)
 
+    def without_blob(self) -> Receipts:
+        """The same of a client that will compute its pending upload again rather than keep it."""
+        if self.pending is None:
+            return self
+        return replace(self, pending=replace(self.pending, blob=b""))
+
     def after_upload(self, request: Request, blob: bytes, loss: float) -> Receipts:
         """Committed up to ``request.ack``; ``blob`` is pending."""
-        tag = Tag(request.session, request.sequence, zlib.crc32(blob))
+        tag = Tag.of(request.attempt, blob)
         pending = Pending(
             tag=tag,
             base=request.ack.digest(),

@@ -12,15 +12,23 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedstrategies.flower.receipts import Receipts
+from fedstrategies.flower.replica import Replica
 
 __all__ = [
     "CONTROL",
+    "DOWNLINK",
     "LEDGER",
+    "MEMORY",
+    "STYPE",
     "blob_of",
+    "bytes_under",
     "load_memory",
     "load_receipts",
+    "load_replica",
     "raw_array",
     "records_of",
+    "replica_records",
+    "save_memory",
     "save_state",
     "single_config",
     "tensor_of",
@@ -33,16 +41,23 @@ CONTROL = "fedstrategies"
 LEDGER = "fedstrategies.ledger"
 """Key beside it, for private clients: an account in requests, a ledger in replies."""
 
-_MEMORY = "fedstrategies.memory"
+DOWNLINK = "fedstrategies.downlink"
+"""Key beside it, where the downlink is compressed: how the model is to be rebuilt."""
+
+MEMORY = "fedstrategies.memory"
+"""Key of the memory in ``context.state``."""
+
+_REPLICA = "fedstrategies.replica"
 _RECEIPTS = "receipts"
 
 _Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
-_STYPE = "fedstrategies.raw"
+STYPE = "fedstrategies.raw"
+"""How the ``data`` of our arrays is to be read: the numbers as they lie in memory."""
 
 
 def raw_array(blob: bytes) -> Array:
     """A blob as a Flower `Array` without numpy's 128-byte header (and 18 us to parse it)."""
-    return Array(dtype="uint8", shape=(len(blob),), stype=_STYPE, data=blob)
+    return Array(dtype="uint8", shape=(len(blob),), stype=STYPE, data=blob)
 
 
 def blob_of(array: Array) -> npt.NDArray[np.uint8]:
@@ -53,9 +68,15 @@ def blob_of(array: Array) -> npt.NDArray[np.uint8]:
     ValueError
         If it is anything else; nothing else is ever parsed.
     """
-    if array.stype != _STYPE:
-        raise ValueError(f"expected a blob of type {_STYPE!r}, got {array.stype!r}")
+    if array.stype != STYPE:
+        raise ValueError(f"expected a blob of type {STYPE!r}, got {array.stype!r}")
     return np.frombuffer(array.data, dtype=np.uint8)
+
+
+def bytes_under(numbers: npt.NDArray[np.uint8]) -> bytes:
+    """The bytes that uint8 numbers are a view of; copied only where they are not all of them."""
+    owner = numbers.base
+    return owner if isinstance(owner, bytes) and len(owner) == len(numbers) else numbers.tobytes()
 
 
 def records_of(content: RecordDict, kind: type[_Record]) -> list[_Record]:
@@ -100,7 +121,12 @@ def save_state(state: RecordDict, receipts: Receipts, memory: Mapping[str, Tenso
     """
     state[CONTROL] = ConfigRecord({_RECEIPTS: receipts.to_bytes()})
     if memory is not None:
-        state[_MEMORY] = ArrayRecord({name: _pack(value) for name, value in memory.items()})
+        save_memory(state, memory)
+
+
+def save_memory(state: RecordDict, memory: Mapping[str, Tensor]) -> None:
+    """Replace the memory in a client's state: tensors of shape (1, d), which are copied."""
+    state[MEMORY] = ArrayRecord({name: _pack(value) for name, value in memory.items()})
 
 
 def load_receipts(state: RecordDict) -> Receipts:
@@ -115,17 +141,35 @@ def load_receipts(state: RecordDict) -> Receipts:
 
 def load_memory(state: RecordDict) -> dict[str, Tensor] | None:
     """A client's memory, each tensor of shape (1, d) and owned by the caller; None if newborn."""
-    record = state.get(_MEMORY)
+    record = state.get(MEMORY)
     if not isinstance(record, ArrayRecord):
         return None
     return {name: _unpack(array) for name, array in record.items()}
 
 
+def replica_records(replica: Replica) -> dict[str, ArrayRecord | ConfigRecord]:
+    """The records by which a client's state says which version of the model it holds.
+
+    They replace those of an earlier version, and clients of one process may share them.
+    """
+    version = ConfigRecord({"session": replica.session, "number": replica.number})
+    return {DOWNLINK: version, _REPLICA: ArrayRecord({"w": _pack(replica.w)})}
+
+
+def load_replica(state: RecordDict) -> Replica | None:
+    """The version of the model that a client holds, owned by the caller; None if there is none."""
+    version, record = state.get(DOWNLINK), state.get(_REPLICA)
+    if not isinstance(version, ConfigRecord) or not isinstance(record, ArrayRecord):
+        return None
+    session, number = version["session"], version["number"]
+    assert isinstance(session, int)
+    assert isinstance(number, int)
+    return Replica(session=session, number=number, w=_unpack(record["w"]))
+
+
 def _pack(value: Tensor) -> Array:
     array = np.ascontiguousarray(value.detach().cpu().numpy())
-    return Array(
-        dtype=array.dtype.str, shape=tuple(array.shape), stype=_STYPE, data=array.tobytes()
-    )
+    return Array(dtype=array.dtype.str, shape=tuple(array.shape), stype=STYPE, data=array.tobytes())
 
 
 def _unpack(array: Array) -> Tensor:

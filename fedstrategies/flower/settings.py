@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from fedstrategies.compressors import Compressor, Identity
 from fedstrategies.flower.metrics import MetricsAggregator, weighted_mean
 from fedstrategies.privacy import MessagePrivacy
 from fedstrategies.sampling import (
@@ -57,6 +58,10 @@ class StrategySettings:
     message_privacy : MessagePrivacy or None
         Noise of the server's: privacy of whole clients towards those who see its models, for
         methods whose messages are models; others refuse it and say why.
+    downlink : Compressor or None
+        EF21-P: the server sends compressed differences of the model, and clients compute at the
+        model these add up to (`fedstrategies.flower.broadcast`). For methods that are shown to
+        converge so; others refuse it and say why. None, or the identity: the model itself.
 
     Raises
     ------
@@ -74,6 +79,11 @@ class StrategySettings:
 
     no_message_privacy: ClassVar[str] = "its messages are not moves of the model"
     """Why `message_privacy` is refused; empty: it is not."""
+
+    no_downlink: ClassVar[str] = (
+        "it has not been shown to converge where clients work at another model than the server's"
+    )
+    """Why `downlink` is refused; empty: it is not."""
 
     def __init__(
         self,
@@ -95,7 +105,20 @@ class StrategySettings:
         train_metrics_aggr_fn: MetricsAggregator | None = None,
         evaluate_metrics_aggr_fn: MetricsAggregator | None = None,
         message_privacy: MessagePrivacy | None = None,
+        downlink: Compressor | None = None,
     ) -> None:
+        if not (downlink is None or isinstance(downlink, Compressor)):
+            raise ValueError(
+                f"downlink = {downlink!r} is no Compressor; write TopK(k=5), or "
+                "parse_compressor('top-k:k=5')"
+            )
+        if isinstance(downlink, Identity):
+            downlink = None
+        if downlink is not None and self.no_downlink:
+            raise ValueError(
+                f"downlink: not for {type(self).__name__}: {self.no_downlink}; EF-BV, EF21, DIANA "
+                "and gradient descent take it"
+            )
         if message_privacy is not None and self.no_message_privacy:
             raise ValueError(
                 f"message_privacy: not for {type(self).__name__}: {self.no_message_privacy}; "
@@ -116,6 +139,7 @@ class StrategySettings:
         if on_failure not in ("continue", "redo"):
             raise ValueError(f"on_failure = {on_failure!r} is neither 'continue' nor 'redo'")
         self.message_privacy = message_privacy
+        self.downlink = downlink
         self.sampling = sampling
         self.num_clients = num_clients
         self.seed = seed

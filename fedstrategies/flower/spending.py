@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedstrategies.flower.accounts import Account
 from fedstrategies.objectives import BatchedObjective, Objective, PersonalObjective
-from fedstrategies.objectives.base import WrappedObjectives
+from fedstrategies.objectives.wrapped import WrappedObjectives
 from fedstrategies.privacy import (
     Budget,
     BudgetSpent,

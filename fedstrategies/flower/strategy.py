@@ -21,6 +21,7 @@ from torch import Tensor
 from fedstrategies.flower.accounts import Accounts
 from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.batched_round import BatchedRound
+from fedstrategies.flower.broadcast import Broadcast
 from fedstrategies.flower.contract import Assignment, Callback, Delivery, Update
 from fedstrategies.flower.counters import ByteCounters
 from fedstrategies.flower.errors import Diverged
@@ -57,6 +58,10 @@ class BaseStrategy(StrategySettings, Strategy):
         """Communication rounds completed."""
         self.gamma = 0.0
         """Step size in use; set by `prepare`."""
+        self.downlink_scale = 1.0
+        """Factor of the downlink's differences that makes them a contraction; set by `prepare`."""
+        self.broadcast: Broadcast | None = None
+        """What clients know of the model where the downlink is compressed; None: it is not."""
         self.participants = 0
         self.failures: tuple[str, ...] = ()
         """What went wrong in the last attempt, one line per client."""
@@ -182,6 +187,10 @@ class BaseStrategy(StrategySettings, Strategy):
         self.ledger = Ledger(found)
         self.accounts = self.accounts.sized(found)
         self.prepare(x)
+        if self.downlink is not None:
+            self.broadcast = Broadcast(
+                self.downlink, clients=found, seed=self.seed, scale=self.downlink_scale
+            )
         self._x = x
         self._make_memory()
 
@@ -278,6 +287,8 @@ class BaseStrategy(StrategySettings, Strategy):
                     settlement=settlement,
                 )
         attempt.settle(settlement)
+        if self.broadcast is not None and attempt.edition is not None:
+            self.broadcast.follow(attempt.edition)
         self._x, self._arrays = update.x, None
         self.round = attempt.round
         self.participants = sum(len(delivery.partition_ids) for delivery in deliveries)

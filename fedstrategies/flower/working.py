@@ -13,6 +13,7 @@ from fedstrategies.compressors import Payload
 from fedstrategies.flower.accounts import Account, work_of
 from fedstrategies.flower.contract import ClientRule
 from fedstrategies.flower.control import unpack_constants
+from fedstrategies.flower.on_device import step_on_device
 from fedstrategies.flower.records import CONTROL, LEDGER
 from fedstrategies.flower.spending import (
     Payer,
@@ -137,7 +138,7 @@ class WorkingClient:
         """
         keys, account = torch.tensor([key]), self.payer
         if account is None:
-            payload, losses = rule.step(memory, x, self.at_work(rule).as_batch, keys)
+            payload, losses = step_on_device(rule, memory, x, self.at_work(rule).as_batch, keys)
             return payload, float(losses[0])
         told = Account.from_bytes(config.get(LEDGER, b""))
         unheard = recall(self.context.state, account, told)
@@ -147,7 +148,7 @@ class WorkingClient:
             raise ValueError(f"{type(self).__name__}.at_work gives up the client's privacy")
         before = payer.ledger.releases
         try:
-            payload, losses = rule.step(memory, x, objective.as_batch, keys)
+            payload, losses = step_on_device(rule, memory, x, objective.as_batch, keys)
             payload = self.outgoing(payload, rule, x)
             made = payer.ledger.releases - before
             charge_unheard(payer, unheard, made=made, work=work_of(rule))

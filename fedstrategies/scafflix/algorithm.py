@@ -20,7 +20,8 @@ Source: Yi, Condat, Richtarik (2023); dissertation arXiv 2509.08233, chapter on 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import floor, log1p
 
 import torch
@@ -40,6 +41,10 @@ __all__ = [
     "local_steps",
     "weighted_mean",
 ]
+
+
+_AT_A_TIME = 2**20
+"""Numbers of memories that are settled at a time."""
 
 
 def local_steps(
@@ -77,7 +82,7 @@ def local_steps(
     tuple of Tensor
         x^_i, shape (C, d), and the losses f_i(x~_i) at x, shape (C,).
     """
-    scale = (gamma / alpha).to(x.dtype).unsqueeze(1)
+    scale = (gamma / alpha).to(x).unsqueeze(1)
     draws = derived_keys(keys, Purpose.MINIBATCH)
     points, first = x, None
     for step in range(steps):
@@ -103,7 +108,7 @@ def weighted_mean(points: Tensor, weights: Tensor, partition_ids: Tensor) -> Ten
     partition_ids : Tensor
         int64, shape (C,), ascending.
     """
-    shares = (weights / weights.sum()).to(points.dtype).unsqueeze(1)
+    shares = (weights / weights.sum()).to(points).unsqueeze(1)
     return sum_over_clients(shares * points, partition_ids)
 
 
@@ -145,6 +150,14 @@ class ScafflixRule:
     gamma: tuple[float, ...]
     alpha: tuple[float, ...]
 
+    @cached_property
+    def _gamma(self) -> Tensor:
+        return torch.tensor(self.gamma, dtype=torch.float64)
+
+    @cached_property
+    def _alpha(self) -> Tensor:
+        return torch.tensor(self.alpha, dtype=torch.float64)
+
     def initial_memory(
         self, clients: int, dimension: int, dtype: torch.dtype, device: torch.device
     ) -> dict[str, Tensor]:
@@ -165,8 +178,8 @@ class ScafflixRule:
             x,
             objective,
             shift=_rows(memory["h"], clients),
-            gamma=_numbers(self.gamma, clients),
-            alpha=_numbers(self.alpha, clients),
+            gamma=_rows(self._gamma, clients),
+            alpha=_rows(self._alpha, clients),
             steps=self.local_steps,
             keys=keys,
             clients=clients,
@@ -190,12 +203,17 @@ class ScafflixRule:
         """
         if settlement is None:
             raise ValueError("Scafflix settles an upload by the mean of the round that used it")
-        shares = self.p * _numbers(self.alpha, clients) / _numbers(self.gamma, clients)
-        change = shares.to(settlement.dtype).unsqueeze(1) * (settlement - payload.dense())
-        if clients is None:
-            memory["h"].add_(change)
-        else:
-            memory["h"].index_add_(0, clients, change)
+        shares = self.p * _rows(self._alpha, clients) / _rows(self._gamma, clients)
+        # A few clients at a time: their changes are as long as their memories.
+        together = max(1, _AT_A_TIME // len(settlement))
+        for start in range(0, len(payload), together):
+            some = slice(start, start + together)
+            step = shares[some].to(settlement).unsqueeze(1)
+            change = step * (settlement - payload.rows(some).dense())
+            if clients is None:
+                memory["h"][some].add_(change)
+            else:
+                memory["h"].index_add_(0, clients[some].to(change.device), change)
 
     def template(self, dimension: int, dtype: torch.dtype) -> Payload:
         """A whole model."""
@@ -203,12 +221,12 @@ class ScafflixRule:
 
     def row(self, index: int) -> ScafflixRule:
         """The rule as one client has it."""
-        return ScafflixRule(
-            local_steps=self.local_steps,
-            p=self.p,
-            gamma=(self.gamma[index],),
-            alpha=(self.alpha[index],),
-        )
+        return self.rows(torch.tensor([index]))
+
+    def rows(self, selection: Tensor) -> ScafflixRule:
+        """The rule of some clients."""
+        gamma, alpha = _selected(self.gamma, selection), _selected(self.alpha, selection)
+        return replace(self, gamma=gamma, alpha=alpha)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +244,10 @@ class FedAvgRule(MemorylessRule):
     local_steps: int
     gamma: tuple[float, ...]
 
+    @cached_property
+    def _gamma(self) -> Tensor:
+        return torch.tensor(self.gamma, dtype=torch.float64)
+
     def step(
         self,
         memory: Mapping[str, Tensor],
@@ -236,7 +258,7 @@ class FedAvgRule(MemorylessRule):
         clients: Tensor | None = None,
     ) -> tuple[Payload, Tensor]:
         """Models after K local steps and losses f_i(x)."""
-        gamma = _numbers(self.gamma, clients)
+        gamma = _rows(self._gamma, clients)
         points, losses = local_steps(
             x,
             objective,
@@ -251,7 +273,11 @@ class FedAvgRule(MemorylessRule):
 
     def row(self, index: int) -> FedAvgRule:
         """The rule as one client has it."""
-        return FedAvgRule(local_steps=self.local_steps, gamma=(self.gamma[index],))
+        return self.rows(torch.tensor([index]))
+
+    def rows(self, selection: Tensor) -> FedAvgRule:
+        """The rule of some clients."""
+        return replace(self, gamma=_selected(self.gamma, selection))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +292,10 @@ class FLIXRule(MemorylessRule):
 
     alpha: tuple[float, ...]
 
+    @cached_property
+    def _alpha(self) -> Tensor:
+        return torch.tensor(self.alpha, dtype=torch.float64)
+
     def step(
         self,
         memory: Mapping[str, Tensor],
@@ -276,7 +306,7 @@ class FLIXRule(MemorylessRule):
         clients: Tensor | None = None,
     ) -> tuple[Payload, Tensor]:
         """``alpha_i grad f_i(x~_i)`` and losses f_i(x~_i)."""
-        alpha = _numbers(self.alpha, clients)
+        alpha = _rows(self._alpha, clients)
         batch = (
             derived_keys(derived_keys(keys, Purpose.MINIBATCH), 0) if objective.stochastic else None
         )
@@ -287,7 +317,11 @@ class FLIXRule(MemorylessRule):
 
     def row(self, index: int) -> FLIXRule:
         """The rule as one client has it."""
-        return FLIXRule(alpha=(self.alpha[index],))
+        return self.rows(torch.tensor([index]))
+
+    def rows(self, selection: Tensor) -> FLIXRule:
+        """The rule of some clients."""
+        return replace(self, alpha=_selected(self.alpha, selection))
 
 
 def _deployed(
@@ -301,8 +335,8 @@ def _deployed(
     return objective.deployed(points, alpha, clients=clients)
 
 
-def _numbers(values: Sequence[float], clients: Tensor | None) -> Tensor:
-    return _rows(torch.tensor(values, dtype=torch.float64), clients)
+def _selected(values: Sequence[float], selection: Tensor) -> tuple[float, ...]:
+    return tuple(values[row] for row in selection.tolist())
 
 
 def _rows(values: Tensor, clients: Tensor | None) -> Tensor:

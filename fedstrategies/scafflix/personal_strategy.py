@@ -47,6 +47,11 @@ class PersonalStrategy(BaseStrategy):
         For a weight outside [0, 1], or settings that contradict each other.
     """
 
+    no_downlink = (
+        "its clients go on from the mean itself: control variates are settled by it, and where "
+        "there are none local steps would carry the downlink's error into the next mean"
+    )
+
     def __init__(
         self,
         *,

@@ -73,6 +73,10 @@ class SPPM(ImportanceStrategy):
     """
 
     attempts_are_rounds: ClassVar[bool] = True
+    no_downlink = (
+        "what it sends are the points at which its solver of the cohort's problem asks, and the "
+        "answers must be from just there"
+    )
 
     def __init__(
         self,

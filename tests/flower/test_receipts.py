@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 import pytest
 import torch
 
@@ -18,6 +16,7 @@ from fedstrategies.flower.control import (
 from fedstrategies.flower.errors import ProtocolError
 from fedstrategies.flower.ledger import Ledger, Rejected
 from fedstrategies.flower.receipts import Decision, Receipts
+from fedstrategies.wire import encode_vector
 
 
 def request(sequence: int, ack: Tag = ORIGIN, **more: object) -> Request:
@@ -62,7 +61,7 @@ def test_the_client_rule_in_its_order() -> None:
     mine = after(5)
     assert mine.pending is not None
     tag = mine.pending.tag
-    assert tag == Tag(7, 5, zlib.crc32(b"blob"))
+    assert tag == Tag(7, 5, int.from_bytes(b"blob", "little"))
     assert mine.decide(request(5)) is Decision.RESEND
     assert mine.decide(request(4, tag)) is Decision.STALE
     assert mine.decide(request(6, Tag(1, 1, 1), memory=MemoryCommand.ZERO)) is Decision.REPLACE
@@ -70,7 +69,25 @@ def test_the_client_rule_in_its_order() -> None:
     assert mine.decide(request(6, ORIGIN)) is Decision.ROLL_BACK
     assert mine.decide(request(6, Tag(7, 5, 1))) is Decision.LOST
     # A recomputed upload with other bytes is another upload.
-    assert mine.decide(request(6, Tag(7, 5, zlib.crc32(b"BLOB")))) is Decision.LOST
+    assert mine.decide(request(6, Tag.of((7, 5), b"BLOB"))) is Decision.LOST
+
+
+def test_tags_of_frames_differ_where_the_frames_do() -> None:
+    draw = torch.Generator().manual_seed(0)
+    frames = [encode_vector(torch.randn(5, generator=draw)) for _ in range(50)]
+    assert len({Tag.of((7, 5), frame) for frame in frames}) == 50
+    # An upload computed twice for one attempt, with other bytes: the wrong one is not committed.
+    first, second = after(5, blob=frames[0]), after(5, blob=frames[1])
+    assert first.pending is not None
+    assert second.decide(request(6, first.pending.tag)) is Decision.LOST
+
+
+def test_without_its_bytes_an_upload_is_computed_again_when_its_request_comes_again() -> None:
+    mine = Receipts.from_bytes(after(5).without_blob().to_bytes())
+    assert mine.decide(request(5, memory=MemoryCommand.ZERO)) is Decision.REPLACE
+    assert mine.decide(request(4, memory=MemoryCommand.ZERO)) is Decision.STALE
+    assert mine.decide(request(6, memory=MemoryCommand.ZERO)) is Decision.REPLACE
+    assert Receipts().without_blob() == Receipts()
 
 
 def test_a_lost_answer_makes_its_request_stale_but_nothing_else() -> None:
@@ -98,7 +115,7 @@ def test_the_server_rule() -> None:
     ledger = Ledger(3, session=7)
     ledger.open_attempt([0, 1])
     tag = ledger.judge(0, answer(ledger, 0), b"x")
-    assert tag == Tag(7, 1, zlib.crc32(b"x"))
+    assert tag == Tag.of((7, 1), b"x")
     ledger.close(0)
     with pytest.raises(Rejected, match="duplicate"):
         ledger.judge(0, answer(ledger, 0), b"x")

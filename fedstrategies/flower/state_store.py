@@ -1,0 +1,234 @@
+"""Client state in a directory, where it is too large to travel with messages.
+
+Flower's simulation runtime ships a node's whole ``context.state`` to an actor and back with
+every message, and a SuperNode keeps it in memory alone. A `DirectoryStore` keeps it in files.
+
+Flower forgets what a client did to its state if the client raises. Files do not forget, so the
+store commits by itself: a client works on records that were read, and when it has returned,
+those it replaced are written. Every record has two places. The new one goes to the place that
+holds nothing of worth, and then a small file, the *head*, is replaced at one stroke; it names the
+place, length and checksum of every record. So there is no moment at which memory and receipts in
+the files belong to different uploads. A process that dies before that stroke has changed nothing;
+after it, to the server its reply was lost, and the receipts cover that (docs/reliability.md).
+Whatever the head's checksums do not recognise is not used: the client then answers *lost*.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote
+
+from flwr.app import Context, RecordDict
+
+from fedstrategies.flower.record_files import Record, checksum, pack, read
+from fedstrategies.flower.records import CONTROL, MEMORY
+
+__all__ = ["DirectoryStore", "StateStore"]
+
+logger = logging.getLogger("flwr")
+
+_FORMAT = "fedstrategies.state/1"
+_HEAD = "head.json"
+
+
+class StateStore(Protocol):
+    """Where clients keep what must last; without one it is ``context.state``."""
+
+    def opened(self, context: Context) -> AbstractContextManager[Context]:
+        """A context with a node's kept state, for the handling of one message.
+
+        What the body puts into its ``state`` lasts if the body does not raise. The state of
+        ``context`` itself stays as it is.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a record lies, and what must be found there."""
+
+    side: int
+    size: int
+    checksum: int
+
+    def __post_init__(self) -> None:
+        if self.side not in (0, 1) or not all(
+            isinstance(n, int) for n in (self.size, self.checksum)
+        ):
+            raise ValueError("no place of a record")
+
+
+_Head = Mapping[str, _Place]
+"""What is in force, by the key of each record."""
+
+
+@dataclass(frozen=True)
+class DirectoryStore:
+    """Client states in a directory, one folder a run and a partition.
+
+    Pass it to `fedstrategies.client_app`. It may be on a file system that several machines
+    share, and serves any number of processes without locks, as long as a partition is at work in
+    one of them at a time: so it is if every node has a partition of its own. If two do work for
+    one partition at once, the checksums of the last of them hold, and the worst that comes of it
+    is an answer *lost*. Runs do not meet: Flower's ``run_id`` is part of the path. Folders of
+    runs that are over may be deleted (`forget`), others too: their clients answer *lost*.
+
+    Takes twice the size of the state on disk. Memories are files that ``safetensors`` reads.
+
+    Parameters
+    ----------
+    path : str or Path
+        The directory; made when the first client keeps something.
+    durable : bool
+        Whether a reply leaves only when its state has reached the disk itself. A process that
+        dies loses nothing without it; if a machine does, clients may come back to older states
+        or to none, and answer *lost*.
+    """
+
+    path: str | Path
+    durable: bool = False
+
+    @contextmanager
+    def opened(self, context: Context) -> Iterator[Context]:
+        """See `StateStore.opened`.
+
+        Raises
+        ------
+        OSError
+            If the state cannot be written; what was kept before stays in force.
+        """
+        folder = self.folder(context)
+        head = _read_head(folder)
+        kept, broken = _read_records(folder, head)
+        before = dict(kept)
+        own = Context(
+            run_id=context.run_id,
+            node_id=context.node_id,
+            node_config=context.node_config,
+            state=RecordDict(kept),
+            run_config=context.run_config,
+        )
+        yield own
+        after: dict[str, Record] = dict(own.state.items())
+        if broken or after.keys() != before.keys() or any(after[k] is not before[k] for k in after):
+            self._commit(folder, head, before, after)
+
+    def folder(self, context: Context) -> Path:
+        """Of a node; by its id where it has no ``partition-id``."""
+        partition = context.node_config.get("partition-id")
+        name = f"node-{context.node_id}" if partition is None else f"partition-{int(partition):06d}"
+        return self._run(context.run_id) / name
+
+    def forget(self, run_id: int) -> None:
+        """Delete the states of a run."""
+        shutil.rmtree(self._run(run_id), ignore_errors=True)
+        with suppress(OSError):
+            Path(self.path).expanduser().rmdir()  # if nothing else is in it
+
+    def _run(self, run_id: int) -> Path:
+        return Path(self.path).expanduser() / f"run-{run_id}"
+
+    def _commit(
+        self, folder: Path, head: _Head, before: Mapping[str, Record], after: Mapping[str, Record]
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        places = {}
+        for key, record in after.items():
+            known = head.get(key)
+            if known is not None and record is before.get(key):
+                places[key] = known
+                continue
+            parts = pack(record)
+            side = 0 if known is None else 1 - known.side
+            size = sum(map(len, parts))
+            places[key] = _Place(side=side, size=size, checksum=checksum(parts))
+            # Over the old contents, not truncated first: their pages are there already, and
+            # new ones cost ten times what writing into them does.
+            self._write(_file(folder, key, side), parts, size)
+        partial = folder / f".{_HEAD}.{os.getpid()}"
+        described = {key: asdict(place) for key, place in places.items()}
+        packed = json.dumps({**_identity(folder), "records": described}).encode()
+        self._write(partial, [packed], len(packed))
+        os.replace(partial, folder / _HEAD)
+        if self.durable:
+            _sync(folder)
+        for key in head.keys() - places.keys():
+            for side in (0, 1):
+                _file(folder, key, side).unlink(missing_ok=True)
+
+    def _write(self, path: Path, parts: list[bytes], size: int) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        with open(descriptor, "wb", buffering=0) as file:
+            for part in parts:
+                left = memoryview(part)
+                while left:
+                    left = left[file.write(left) :]
+            file.truncate(size)
+            if self.durable:
+                os.fsync(descriptor)
+
+
+def _file(folder: Path, key: str, side: int) -> Path:
+    return folder / f"{quote(key, safe='')}.{side}.safetensors"
+
+
+def _read_head(folder: Path) -> _Head:
+    """The committed head; an empty one where there is none, or none that can be used."""
+    try:
+        packed = (folder / _HEAD).read_bytes()
+    except FileNotFoundError:
+        return {}
+    try:
+        found = json.loads(packed)
+        if any(found[name] != value for name, value in _identity(folder).items()):
+            raise ValueError("of another node")
+        return {key: _Place(**place) for key, place in found["records"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        path = folder / _HEAD
+        logger.warning("%s: not this client's, or damaged; its memory is lost", path)
+        return {}
+
+
+def _identity(folder: Path) -> dict[str, str]:
+    """What a head says of itself."""
+    return {"format": _FORMAT, "run": folder.parent.name, "node": folder.name}
+
+
+def _read_records(folder: Path, head: _Head) -> tuple[dict[str, Record], bool]:
+    """The records of a head, and whether some are not to be had.
+
+    Where any is lost, memory and receipts are both left out: one of them without the other, or
+    receipts of an upload without the record that paid for it, would be worse than neither.
+    """
+    records: dict[str, Record] = {}
+    for key, place in head.items():
+        path = _file(folder, key, place.side)
+        try:
+            if os.path.getsize(path) != place.size:
+                raise ValueError("it is cut, or not the file that was written")
+            with open(path, "rb", buffering=0) as file:
+                records[key] = read(file, size=place.size, checked=place.checksum)
+        except FileNotFoundError:
+            logger.warning("%s: the file is gone; the client's memory is lost", path)
+        except ValueError as error:
+            logger.warning("%s: %s; the client's memory is lost", path, error)
+    broken = len(records) < len(head)
+    if broken:
+        records = {key: one for key, one in records.items() if key not in (CONTROL, MEMORY)}
+    return records, broken
+
+
+def _sync(folder: Path) -> None:
+    """Make the replacement of a file in a folder last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
