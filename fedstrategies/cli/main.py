@@ -209,6 +209,31 @@ def info_command(
     print_info()
 
 
+@app.command(
+    "doctor",
+    help="Check that a run with these options would work, and say what to change: versions, Ray, "
+    f"GPUs and their shares, memory, Flower's environment, disk. ALGORITHM: {_NAMES} "
+    "(default efbv). Exit code 1 if a problem would stop the run.",
+)
+@with_experiment_options
+def doctor_command(
+    *,
+    algorithm: Annotated[str, typer.Argument(metavar="[ALGORITHM]")] = "efbv",
+    given: Mapping[str, object],
+) -> None:
+    """Check that a run would work."""
+    from fedstrategies.experiment.families import config_from_mapping
+
+    config = config_from_mapping({**given, "algorithm": algorithm})
+    from fedstrategies.cli.doctor import print_diagnosis
+    from fedstrategies.experiment.doctor import examine
+
+    diagnosis = examine(config)
+    print_diagnosis(diagnosis)
+    if diagnosis.problems:
+        raise typer.Exit(1)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: run the command line and exit with its code."""
     sys.exit(_exit_code(arguments))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedstrategies.experiment.families import ALGORITHMS, all_options
+from fedstrategies.experiment.history import total_bytes
 from fedstrategies.experiment.model_facts import MODELS
 from fedstrategies.experiment.progress import format_bytes
 from fedstrategies.experiment.results import Summary
@@ -29,6 +30,8 @@ _THEORY = {
     "nu": "nu",
     "r": "r",
     "r_av": "r_av",
+    "downlink_error": "downlink p",
+    "downlink_moment": "M",
     "p": "p",
     "gamma_min": "gamma_i from",
     "gamma_max": "to",
@@ -58,7 +61,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
             _pairs(smoothness, {"L": "L", "L_tilde": "L_tilde", "mu": "mu"}, ".11g") or "unknown",
         ),
         ("theory", _pairs(theory, _THEORY, ".6g") or "none"),
-        ("step size", f"{_number(summary.stepsize)}{_allowed(theory)}"),
+        ("step size", f"{_number(summary.stepsize)}{_allowed(theory, known=bool(smoothness))}"),
     ]
     shown = {
         "round": "rounds",
@@ -72,10 +75,12 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts += [(label, _number(last[key])) for key, label in shown.items() if key in last]
     if last:
         up, down = format_bytes(last["uplink_bytes"]), format_bytes(last["downlink_bytes"])
-        facts.append(("bytes", f"up {up}, down {down}"))
+        total = format_bytes(total_bytes(last) or 0)
+        facts.append(("bytes", f"up {up}, down {down}, total {total}"))
     facts += _privacy(summary.privacy)
     for goal, record in summary.reached.items():
         cost = f"cost {record['cost']:g}, uplink {format_bytes(record['uplink_bytes'])}"
+        cost += f", total {format_bytes(total_bytes(record) or 0)}"
         facts.append((goal, f"reached in round {record['round']} at {cost}"))
     return [*facts, ("seconds", f"{summary.seconds:.2f}"), ("results", summary.out)]
 
@@ -99,10 +104,12 @@ def _pairs(values: Mapping[str, float], names: Mapping[str, str], form: str) -> 
     )
 
 
-def _allowed(theory: Mapping[str, float]) -> str:
+def _allowed(theory: Mapping[str, float], *, known: bool) -> str:
     if "gamma" in theory:
         return f" (theory {theory['gamma']:.9g})"
-    return " (no theory without L)" if "lam" in theory else ""
+    if "lam" not in theory:
+        return ""
+    return " (no theory)" if "downlink_scale" in theory and known else " (no theory without L)"
 
 
 def _number(value: float | None) -> str:
@@ -132,7 +139,7 @@ def print_sweep(results: SweepResults, out: Path) -> None:
     # What cells are compared by without a target must be there to see.
     measured = {name for cell in results.cells for name in cell.last}
     last = ["gap" if "gap" in measured else "loss", *({"accuracy"} & measured)]
-    columns = (*results.grid, "cost", "rounds", "uplink", *last, "")
+    columns = (*results.grid, "cost", "rounds", "uplink", "total", *last, "")
     for name in columns:
         table.add_column(name, no_wrap=True, justify="right" if name else "left")
     best = results.best
@@ -141,7 +148,8 @@ def print_sweep(results: SweepResults, out: Path) -> None:
             *(cell.values[key] for key in results.grid),
             _number(cell.at.get("cost")),
             _number(cell.at.get("round")),
-            format_bytes(cell.at["uplink_bytes"]) if "uplink_bytes" in cell.at else "-",
+            _bytes_of(cell, "uplink_bytes"),
+            _bytes_of(cell, "uplink_bytes", "downlink_bytes"),
             *(_short(cell.last.get(name)) for name in last),
             f"best: {cell.ended}" if cell is best else cell.ended,
         )
@@ -152,6 +160,12 @@ def print_sweep(results: SweepResults, out: Path) -> None:
     note = f"{shown} of {len(results.cells)} cells, by {results.measure}; all in {out}/sweep.csv"
     for line in (note + picture, *_troubles(results)):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _bytes_of(cell: Cell, *ways: str) -> str:
+    if any(way not in cell.at for way in ways):
+        return "-"
+    return format_bytes(sum(cell.at[way] for way in ways))
 
 
 def _troubles(results: SweepResults) -> list[str]:

@@ -15,6 +15,7 @@ from fedstrategies.experiment.families import (
     config_from_mapping,
     not_for,
 )
+from fedstrategies.experiment.history import total_bytes
 from fedstrategies.experiment.model_facts import MODELS
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.plots import NAMES, Curve, draw_comparison, read_curve
@@ -60,6 +61,7 @@ class Comparison:
             *(("personal", "worst\ntenth") if self._personal else ()),
             "uplink",
             "downlink",
+            "total",
             "gap at equal\nuplink",
             "step size",
             "seconds",
@@ -95,6 +97,7 @@ class Comparison:
             ),
             format_bytes(last.get("uplink_bytes", 0)),
             format_bytes(last.get("downlink_bytes", 0)),
+            format_bytes(total_bytes(last) or 0),
             _number(affordable[-1]["gap"] if affordable else None, ".2e"),
             _number(summary.stepsize, ".4g"),
             f"{summary.seconds:.1f}",
@@ -110,8 +113,8 @@ class Comparison:
     def note(self) -> str:
         """What the last columns mean."""
         equal = (
-            f"Equal uplink: {format_bytes(self.budget)} over all clients, "
-            "the total of the run that sent least."
+            f"Equal uplink: {format_bytes(self.budget)} over all clients, all that the run that "
+            "sent least has sent. Total: both ways, lost memories and models sent again included."
         )
         if len(self.weights) == 1:
             return equal
@@ -283,6 +286,8 @@ def _weight(config: ExperimentConfig) -> str:
 
 
 def _compressor(config: ExperimentConfig) -> str | None:
-    """What compresses the uploads; None where nothing does."""
+    """What compresses the messages; None where nothing does."""
     compressor = getattr(config, "compressor", None)
-    return None if compressor == "identity" else compressor
+    up = None if compressor == "identity" else compressor
+    down = getattr(config, "downlink_compressor", None)
+    return up if down in (None, "identity") else f"{up or 'dense'} up, {down} down"

@@ -18,6 +18,7 @@ from typing import ClassVar
 from fedstrategies.experiment.options import ConfigError, option
 from fedstrategies.experiment.privacy_config import PrivacyConfig
 from fedstrategies.experiment.problem_config import ProblemConfig
+from fedstrategies.experiment.resources import check_resources
 from fedstrategies.experiment.specs import parse_stepsize
 
 __all__ = ["SAMPLING_HELP", "ExperimentConfig"]
@@ -55,27 +56,49 @@ class ExperimentConfig(PrivacyConfig):
     )
     backend: str = option(
         "cohort",
-        "in-process, or Flower's simulation runtime on Ray virtual clients",
+        "in-process; Ray actors that keep their clients; or Flower's simulation runtime on Ray",
         group="Running",
         app_key=False,
-        choices=("cohort", "flower"),
+        choices=("cohort", "ray", "flower"),
+    )
+    actors: int | None = option(
+        None,
+        "Ray actors, as many as there is room for if unset (ray)",
+        group="Running",
+        app_key=False,
+        metavar="N",
+        at_least=1,
+    )
+    ray_address: str | None = option(
+        None,
+        "a running Ray cluster, auto for that of this machine; unset: started for the run (ray)",
+        group="Running",
+        app_key=False,
+        metavar="ADDR",
     )
     fast: str = option(
         "auto",
-        "batched path of the cohort backend (never: one message per client)",
+        "batched path of the backends cohort and ray (never: one message per client)",
         group="Running",
         app_key=False,
         choices=("auto", "never", "require"),
         hidden=True,
     )
-    cpus_per_client: float = option(
-        1.0, "CPUs of a virtual client (flower)", group="Running", app_key=False, at_least=0
-    )
-    gpus_per_client: float = option(
-        0.0,
-        "share of a GPU of a virtual client (flower)",
+    cpus_per_client: float | str = option(
+        1.0,
+        "CPUs that a client takes while it works, on Ray: one number, or one for each client "
+        "(with commas; not with --backend flower)",
         group="Running",
         app_key=False,
+        metavar="C[,C...]",
+        at_least=0,
+    )
+    gpus_per_client: float | str = option(
+        0.0,
+        "share of a GPU that a client takes, likewise; 0.5, 0.25, 0.2: those that divide 1",
+        group="Running",
+        app_key=False,
+        metavar="G[,G...]",
         at_least=0,
     )
     target_gap: float | None = option(
@@ -149,6 +172,10 @@ class ExperimentConfig(PrivacyConfig):
                 "--clip-rows R, from which they then follow, or a number"
             )
         self._resolve_sampling()
+        check_resources(self)
+        for name in ("actors", "ray_address"):
+            if getattr(self, name) is not None and self.backend != "ray":
+                raise ConfigError(f"{name.replace('_', '-')}: only --backend ray has such actors")
         if self.private and (self.target_gap is not None or self.target_accuracy is not None):
             name = "target-accuracy" if self.target_gap is None else "target-gap"
             raise ConfigError(

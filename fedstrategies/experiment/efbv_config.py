@@ -35,6 +35,13 @@ class EFBVConfig(ExperimentConfig):
         group="Method",
         metavar="C",
     )
+    downlink_compressor: str | None = option(
+        None,
+        "EF21-P: the server sends differences of the model, compressed by an operator as above, "
+        "and clients compute at the model these add up to; unset: the model itself",
+        group="Method",
+        metavar="C",
+    )
     lam: float | None = option(
         None,
         "scaling of the memory in (0, 1]; unset: the theory's (efbv)",
@@ -74,6 +81,12 @@ class EFBVConfig(ExperimentConfig):
             spec = parse_compressor(self.compressor or default).spec
         except ValueError as error:
             raise ConfigError(f"compressor: {error}") from None
+        if self.downlink_compressor is not None:
+            try:
+                down = parse_compressor(self.downlink_compressor).spec
+            except ValueError as error:
+                raise ConfigError(f"downlink-compressor: {error}") from None
+            self._set("downlink_compressor", down)
         if self.algorithm == "gd" and spec != "identity":
             raise ConfigError(f"compressor: gd sends whole gradients, not {spec}; use efbv")
         self._set("compressor", spec)

@@ -35,6 +35,8 @@ class EFBVMethod(Method):
         """See `Method.strategy`."""
         config = self.config
         settings = {**shared_settings(config, self.problem), "prox": self.problem.prox}
+        if config.downlink_compressor is not None:
+            settings["downlink"] = parse_compressor(config.downlink_compressor)
         if config.algorithm != "gd":
             settings["compressor"] = parse_compressor(config.compressor or "")
             settings["shift_init"] = config.shift_init

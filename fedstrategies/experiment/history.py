@@ -31,7 +31,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TypeAlias
 
-__all__ = ["HistoryRecord", "read_history"]
+__all__ = ["HistoryRecord", "read_history", "total_bytes"]
 
 HistoryRecord: TypeAlias = dict[str, int | float]
 
@@ -64,6 +64,13 @@ def read_history(path: Path) -> list[HistoryRecord]:
             if not _is_number(value):
                 raise ValueError(f"{path}: line {number}: {key} is {value!r}, not a finite number")
     return records
+
+
+def total_bytes(record: Mapping[str, int | float]) -> int | float | None:
+    """Bytes both ways so far, recovery included; None if one of the three was not counted."""
+    parts = [record.get(f"{way}_bytes") for way in ("uplink", "downlink", "recovery")]
+    measured = [part for part in parts if part is not None]
+    return sum(measured) if len(measured) == len(parts) else None
 
 
 def _is_number(value: object) -> bool:

@@ -16,6 +16,7 @@ from fedstrategies.data import (
     class_indices,
     class_values,
 )
+from fedstrategies.experiment.devices import device_of
 from fedstrategies.experiment.model import Model
 from fedstrategies.experiment.networks import build_module
 from fedstrategies.experiment.options import ConfigError
@@ -125,11 +126,13 @@ class _Classifier(Model):
     def objective(
         self, features: Tensor, targets: Tensor, *, training: Objective | None = None
     ) -> TorchObjective:
-        """Mean cross-entropy plus ``(l2/2) ||x||^2``."""
+        """Mean cross-entropy plus ``(l2/2) ||x||^2``, on the configured device with its rows."""
+        device = device_of(self.config.device)
         return TorchObjective(
             module=self.module,
             loss=nn.CrossEntropyLoss(),
-            data=(features, targets),
+            data=(features.to(device), targets.to(device)),
+            device=device,
             l2=self.config.l2,
             batch_size=self.config.batch_size,
             chunk_size=self.config.facts.chunk,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedstrategies.experiment.history import HistoryRecord, read_history
+from fedstrategies.experiment.history import HistoryRecord, read_history, total_bytes
 from fedstrategies.experiment.results import Summary
 
 if TYPE_CHECKING:
@@ -82,9 +82,7 @@ class Curve:
 
 def _abscissa(record: HistoryRecord, x: str) -> float | None:
     if x == "total_bytes":
-        parts = [record.get(f"{way}_bytes") for way in ("uplink", "downlink", "recovery")]
-        measured = [part for part in parts if part is not None]
-        return sum(measured) if len(measured) == len(parts) else None
+        return total_bytes(record)
     return record.get("round" if x == "rounds" else x)
 
 

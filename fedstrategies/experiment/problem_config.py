@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedstrategies.experiment.model_facts import MODELS, ModelFacts
 from fedstrategies.experiment.options import ConfigError, coerce_fields, option
+from fedstrategies.experiment.resources import check_device
 from fedstrategies.experiment.specs import parse_smoothness, parse_start_point
 
 __all__ = ["BUNDLED_DATASETS", "ProblemConfig"]
@@ -123,6 +124,13 @@ class ProblemConfig:
         group="Problem",
         choices=("float64", "float32"),
     )
+    device: str = option(
+        "cpu",
+        "where networks compute: cpu, cuda, cuda:1, ..., or auto (CUDA where there is any); "
+        "devices agree to rounding, not to the bit; logreg stays on the CPU",
+        group="Running",
+        metavar="DEVICE",
+    )
 
     def __post_init__(self) -> None:
         coerce_fields(self)
@@ -156,6 +164,12 @@ class ProblemConfig:
         ConfigError
             Naming the option that is wrong.
         """
+        check_device(self.device)
+        if self.device.startswith("cuda") and self.model == "logreg":
+            raise ConfigError(
+                "device: logreg is a closed form whose rounds are too small for a GPU and stays on "
+                "the CPU; leave --device out, or use --model linear"
+            )
         if self.overlap > self.clients:
             raise ConfigError(f"overlap: {self.overlap} shards of {self.clients} clients")
         if self.width is not None and not self.facts.hidden:

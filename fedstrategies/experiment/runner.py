@@ -53,16 +53,23 @@ def run(
     set_environment()
     if config.backend == "flower":
         require_ray()
-    session = Session(prepare(config), observers, picture=picture)
-    app = client_app(client_fn_of(session.prepared.config))
+    prepared = prepare(config)
+    app = client_app(client_fn_of(prepared.config))
+    if config.backend == "ray":
+        from fedstrategies.experiment.ray_backend import ray_grid
+
+        with ray_grid(prepared.config, app) as grid:
+            on_ray = Session(prepared, observers, picture=picture)
+            return on_ray.guarded(lambda: on_ray.run_on(grid))
+    session = Session(prepared, observers, picture=picture)
     if config.backend == "flower":
         return session.guarded(
             lambda: run_in_simulation(
                 session.run_on,
                 app,
                 clients=config.clients,
-                cpus_per_client=config.cpus_per_client,
-                gpus_per_client=config.gpus_per_client,
+                cpus_per_client=float(config.cpus_per_client),
+                gpus_per_client=float(config.gpus_per_client),
             )
         )
     return session.guarded(lambda: session.run_in_process(app))

@@ -3,6 +3,7 @@ import pytest
 from fedstrategies.experiment import comparison
 from fedstrategies.experiment.options import options
 from fedstrategies.experiment.problem_config import ProblemConfig
+from fedstrategies.experiment.progress import format_bytes
 from fedstrategies.experiment.results import Summary
 
 
@@ -58,6 +59,49 @@ def test_compare_writes_a_table_and_a_picture(fedstrategies, problem, tmp_path):
     assert "rand-k:k=2" in (out / "efbv" / "config.toml").read_text()
     assert "identity" in (out / "gd" / "config.toml").read_text()
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_compressed_downlink_reaches_all_and_totals_are_both_ways(
+    fedstrategies, problem, tmp_path
+):
+    out = tmp_path / "out"
+    given = ("--stepsize", 0.05, "--downlink-compressor", "top-k:k=1", "--out", out)
+    code, printed, _ = fedstrategies("compare", "efbv", "gd", *problem, *given)
+    assert code == 0
+    assert "Total: both ways" in printed
+    heads, _, *rows = (out / "comparison.md").read_text().splitlines()[:4]
+    assert "| uplink | downlink | total |" in heads
+    for name, row in zip(("efbv", "gd"), rows, strict=True):
+        summary = Summary.read(out / name)
+        assert summary.theory["downlink_scale"] == 1
+        assert 0 < summary.theory["downlink_error"] < 1
+        last = summary.last
+        total = last["uplink_bytes"] + last["downlink_bytes"] + last["recovery_bytes"]
+        assert f"| {format_bytes(total)} |" in row
+        assert 'downlink-compressor = "top-k:k=1"' in (out / name / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "efbv", "--downlink-compressor", "top-j:k=1"), "downlink-compressor: unknown"),
+        (("run", "efbv", "--downlink-compressor", "top-k:k=50"), "efbv: k = 50 exceeds"),
+        (
+            ("run", "ef21", "--downlink-compressor", "top-k:k=1", "--prox", "l1:0.1"),
+            "no theory for a compressed downlink with a regulariser R; give a number",
+        ),
+        (("run", "scafflix", "--downlink-compressor", "top-k:k=1"), "scafflix has no such option"),
+    ],
+)
+def test_a_downlink_that_cannot_be_is_refused_in_one_line(
+    fedstrategies, problem, tmp_path, arguments, said
+):
+    more = problem if arguments[1] != "scafflix" else problem[:-2]
+    code, _, err = fedstrategies(*arguments, *more, "--out", tmp_path / "out")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert said in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_gd_has_no_use_for_the_shared_options_of_compressed_methods(

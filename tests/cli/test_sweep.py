@@ -69,7 +69,7 @@ def test_the_table_shows_what_is_compared_and_why_cells_fail(fedstrategies, libs
     code, table, progress = fedstrategies("sweep", "ef21", *given, *over, "--out", tmp_path / "a")
     assert code == 0
     header = table.splitlines()[0].split()
-    assert header == ["compressor", "cost", "rounds", "uplink", "loss", "accuracy"]
+    assert header == ["compressor", "cost", "rounds", "uplink", "total", "loss", "accuracy"]
     assert "1 refused, e.g. compressor=top-k:k=50: ef21: k = 50 exceeds the dimension" in table
     assert "refused (ef21: k = 50 exceeds" in progress
     missed = ("--target-gap", 1e-12, "--over", "compressor=top-k:k=1;top-k:k=2")
