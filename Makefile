@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 READY := $(VENV)/.installed
+PEERS ?= .venv-peers
+PEERS_PYTHON := $(PEERS)/bin/python
+PAGE ?= docs/performance.md
 
 # Flower and Ray would otherwise call home, install at run time, and fight over the cores.
 export FLWR_TELEMETRY_ENABLED = 0
@@ -15,12 +18,13 @@ export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO = 0
 export FLWR_HOME ?= $(CURDIR)/.flwr
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench bench-peers clean
 
 help:
 	@echo "make demo   compare EF-BV, EF21, DIANA and gradient descent on mushrooms"
 	@echo "make test   run the tests"
 	@echo "make lint   formatting, lint, types"
+	@echo "make bench  measure everything (an hour or so), after make bench-peers"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +45,29 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# pfl needs an attrs that is older than the one the tests run with. FedLab and fluke get what they
+# use of their requirements and no torchvision, which the index has for CUDA alone; where one of
+# them cannot be installed, the tables do without it.
+bench-peers:
+	$(PYTHON) -m venv $(PEERS)
+	grep -v '^attrs==' constraints.txt >$(PEERS)/constraints.txt
+	$(PEERS_PYTHON) -m pip install --quiet -c $(PEERS)/constraints.txt torch pfl==0.6.0
+	-$(PEERS_PYTHON) -m pip install --quiet -c $(PEERS)/constraints.txt pandas scikit-learn munch \
+	  tqdm rich psutil diskcache omegaconf cerberus matplotlib torchmetrics
+	-$(PEERS_PYTHON) -m pip install --quiet --no-deps fedlab==1.3.0
+	-$(PEERS_PYTHON) -m pip install --quiet --no-deps fluke-fl==0.8.1
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.simulation --peers $(PEERS_PYTHON) --output $(PAGE)
+	$(BIN)/python -m benchmarks.flower_runtime --output $(PAGE)
+	$(BIN)/python -m benchmarks.compressors --output $(PAGE)
+	$(BIN)/python -m benchmarks.scale --output $(PAGE)
+	$(BIN)/python -m benchmarks.efbv_rounds --output $(PAGE)
+	$(BIN)/python -m benchmarks.registered_clients --output $(PAGE)
+	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
+	  $(BIN)/python -m benchmarks.gpu --output $(PAGE); \
+	else echo "no GPU: the section on GPUs stays as it is"; fi
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
