@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         parse_compressor,
     )
     from fedstrategies.efbv import DIANA, EF21, EFBV, EFBVClient, GradientDescent
-    from fedstrategies.engines import CohortGrid
+    from fedstrategies.engines import CohortGrid, RayGrid
     from fedstrategies.fedp3 import FedP3, FedP3Client, LDPFedP3
     from fedstrategies.flower import client_app
     from fedstrategies.objectives import (
@@ -72,7 +72,7 @@ _HOME = {
         "parse_compressor",
     ),
     "efbv": ("DIANA", "EF21", "EFBV", "EFBVClient", "GradientDescent"),
-    "engines": ("CohortGrid",),
+    "engines": ("CohortGrid", "RayGrid"),
     "fedp3": ("FedP3", "FedP3Client", "LDPFedP3"),
     "flower": ("client_app",),
     "objectives": (
@@ -134,6 +134,7 @@ __all__ = [
     "NiceSampling",
     "NonuniformSampling",
     "RandK",
+    "RayGrid",
     "SPPMClient",
     "Scafflix",
     "ScafflixClient",

@@ -78,7 +78,7 @@ PRIVATE_FLOWER = {
         "flwr.supercore.task_identity",
     },
     # Grid, a public class, has a property of this type, which has no public name.
-    "engines/cohort.py": {"flwr.supercore.run"},
+    "engines/virtual_grid.py": {"flwr.supercore.run"},
 }
 
 
@@ -171,13 +171,19 @@ def test_the_list_of_private_names_is_not_longer_than_it_need_be() -> None:
         assert found == expected, name
 
 
+PICKLES = {"pickle", "cloudpickle", "ray.cloudpickle", "dill", "shelve", "marshal"}
+# What Ray's own processes exchange is pickled in any case: no file, no client's message.
+BETWEEN_ACTORS = {"engines/parcel.py", "engines/ray_actor.py"}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_unpickles(path: Path) -> None:
+    allowed = PICKLES if path.relative_to(PACKAGE).as_posix() in BETWEEN_ACTORS else set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             names = [node.module or ""]
-        assert not {"pickle", "cloudpickle", "dill", "shelve", "marshal"} & set(names)
+        assert not (PICKLES - allowed) & set(names)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.save"):
             raise AssertionError(f"{path.relative_to(ROOT)}:{node.lineno} uses torch's pickles")
 

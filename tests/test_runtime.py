@@ -1,4 +1,4 @@
-"""The same experiment on every backend: in-process, Flower's runtime on Ray, `flwr run`.
+"""The same experiment on every backend: in-process, Ray actors, Flower's runtime, `flwr run`.
 
 These start real processes: seconds each, so all of them share few runs.
 """
@@ -71,6 +71,23 @@ def test_message_path_gives_the_same_history(
     config = EFBVConfig(**SETTINGS, out=str(tmp_path / "out"), fast="never")  # type: ignore[arg-type]
     run(config)
     assert without_seconds(tmp_path / "out") == reference
+
+
+def test_actors_that_keep_their_clients_give_the_same_history(
+    reference: list[dict[str, object]], tmp_path: Path
+) -> None:
+    """Whole cohorts and one message a client; losses and gradients too, bit for bit."""
+    code = f"""
+from fedstrategies.experiment import EFBVConfig, run
+for fast in ("require", "never"):
+    run(EFBVConfig(**{SETTINGS!r}, out={str(tmp_path)!r} + "/" + fast, fast=fast,
+        backend="ray", actors=2, cpus_per_client=0.5))
+"""
+    run_elsewhere(code)
+    for fast in ("require", "never"):
+        assert without_seconds(tmp_path / fast) == reference
+    summary = json.loads((tmp_path / "require" / "summary.json").read_text())
+    assert summary["backend"] == "ray"
 
 
 @pytest.mark.parametrize("cpus_per_client", [1.0, float(max(2, os.cpu_count() or 2))])
