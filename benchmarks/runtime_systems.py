@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import lru_cache, partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,7 +75,7 @@ def shared_network(model: str) -> nn.Module:
 
 def last_rounds(seconds: list[float], warm_up: int) -> list[float]:
     """Durations between the ends of rounds, without the first ``warm_up`` rounds."""
-    return [after - before for before, after in zip(seconds, seconds[1:], strict=False)][warm_up:]
+    return [after - before for before, after in pairwise(seconds)][warm_up:]
 
 
 # ---------------------------------------------------------------- plain Flower
