@@ -1,132 +1,169 @@
-"""Our methods beside plain Flower `FedAvg`, both on Flower's simulation runtime with Ray.
+"""A round on Flower's own Ray runtime: this suite beside plain Flower.
 
     python -m benchmarks.flower_runtime --output docs/performance.md
 
-Every run is a process of its own with two actors; systems are interleaved, the first rounds are
-dropped, and each ratio is taken within one repeat. The methods of this suite compute one gradient
-over a client's images, and so does the FedAvg they are compared with, in one step.
+100 virtual clients of 50 random 3 x 32 x 32 images, cohorts of 20, two actors of one core. Plain
+Flower's `FedAvg` takes one step on its client's 50 images, and a client of this suite one gradient
+over the same 50: equal work but for the update. Each run is a process of its own; the runs of a
+repeat follow one another, and a ratio compares runs of one repeat. Rounds are timed inside the
+server's loop, from end to end, without the first two.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
-import statistics
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TypeAlias
+from statistics import median
 
 from benchmarks.machine import commit, load, packages, processor
 from benchmarks.pages import replace_between
-from benchmarks.runtime_systems import (
-    CLIENTS,
-    COHORT,
-    MODELS,
-    SYSTEMS,
-    last_rounds,
-    plain,
-    suite,
-)
 
 BEGIN, END = "<!-- runtime:begin -->", "<!-- runtime:end -->"
-WARM_UP, BASE = 2, "fedavg-1"
-NAMES = {
-    "fedavg-1": "Flower's `FedAvg`, one step",
-    "fedavg-5": "Flower's `FedAvg`, five steps",
-    "gd": "`gd`: dense, no client memory",
-    "rand-k": "rand-k, 1 %, no client memory",
-    "efbv-dir": "EF-BV, top-k 1 %, memory in a directory",
-    "efbv-context": "EF-BV, top-k 1 %, memory in `context.state`",
-}
-TARGETS = {"gd": "<= 1.1", "rand-k": "<= 0.9", "efbv-dir": "<= 1.0", "efbv-context": "reported"}
+MODELS = {"linear": "Linear model, 30,730 parameters", "cnn": "CNN, 1,626,442 parameters"}
+ROUNDS = {"linear": 24, "cnn": 10}
+WARM_UP = 2
+BASELINE = "fedavg"
 
-Found: TypeAlias = dict[tuple[str, str], list[float]]
-"""Median seconds a round, one a repeat, by model and system."""
+Times = Mapping[tuple[str, str], Sequence[float]]
+"""Seconds a round by model and system, a figure for each repeat."""
 
 
-def measure(model: str, system: str, rounds: int) -> list[float]:
-    """Seconds of each timed round of one system."""
-    from fedstrategies.experiment.flower_backend import run_in_simulation
+@dataclass(frozen=True)
+class System:
+    """A row of the table."""
+
+    key: str
+    says: str
+    target: str = ""
+    suite: str = ""
+    steps: int = 1
+    in_directory: bool = False
+
+
+SYSTEMS = (
+    System(BASELINE, "plain `FedAvg`, one step on 50 images"),
+    System("gd", "dense, no client memory (`gd`)", "1.1", suite="gd"),
+    System("rand-k", "1 % of the coordinates, no client memory (rand-k)", "0.9", suite="rand-k"),
+    System(
+        "efbv-directory",
+        "EF-BV, top-k 1 %, memory in a directory",
+        "1.0",
+        suite="efbv",
+        in_directory=True,
+    ),
+    System("efbv-context", "EF-BV, top-k 1 %, memory in `context.state`", suite="efbv"),
+    System("fedavg-5", "plain `FedAvg`, five steps on 10 images each", steps=5),
+    System("fedavg-0", "plain `FedAvg`, models sent and no step taken", steps=0),
+)
+
+
+def measure(model: str, key: str, rounds: int) -> float:
+    """One run in this process: median seconds of a round."""
+    # Imported here: of the parent process only the table is wanted.
+    from benchmarks.runtime_systems import plain, suite
+    from benchmarks.simulation.flower import simulate
     from fedstrategies.threads import single_threaded
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as directory, single_threaded():
-        if system.startswith("fedavg"):
-            app, serve = plain(model, int(system.removeprefix("fedavg-")))
-        else:
-            app, serve = suite(model, system, directory)
-        ends = run_in_simulation(
-            lambda grid: serve(grid, rounds + WARM_UP),
-            app,
-            clients=CLIENTS,
-            cpus_per_client=1.0,
-            gpus_per_client=0.0,
+    system = next(one for one in SYSTEMS if one.key == key)
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "state" if system.in_directory else None
+        app, serve = (
+            suite(model, system.suite, directory) if system.suite else plain(model, system.steps)
         )
-    return last_rounds(ends, WARM_UP)
+        with single_threaded():
+            ends = simulate(lambda grid: serve(grid, WARM_UP + rounds), app)
+    seconds = [after - before for before, after in pairwise(ends)]
+    return median(seconds[WARM_UP:])
 
 
-def in_a_process(model: str, system: str, rounds: int) -> float:
-    """The median round of one system in a process of its own."""
-    call = [sys.executable, "-m", "benchmarks.flower_runtime", "--one", model, system]
-    done = subprocess.run(
-        [*call, "--rounds", str(rounds)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{model}, {system}: {done.stderr.strip().splitlines()[-1:]}")
-    return statistics.median(json.loads(done.stdout.splitlines()[-1]))
+def run_all(models: Sequence[str], repeats: int, rounds: Mapping[str, int]) -> Times:
+    """All runs, interleaved, each in a process of its own."""
+    found: dict[tuple[str, str], list[float]] = {}
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    environment = {**os.environ, **one_thread, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    environment |= {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    for model in models:
+        for repeat in range(repeats):
+            for system in SYSTEMS:
+                call = [sys.executable, "-m", "benchmarks.flower_runtime", "--one", model]
+                call += [system.key, str(rounds[model])]
+                done = subprocess.run(
+                    call, capture_output=True, text=True, check=True, env=environment
+                )
+                seconds = float(json.loads(done.stdout.splitlines()[-1]))
+                found.setdefault((model, system.key), []).append(seconds)
+                print(f"{model} {repeat} {system.key}: {1e3 * seconds:.0f} ms", file=sys.stderr)
+    return found
 
 
-def report(found: Found, loads: list[float]) -> str:
-    """The table between the markers."""
-    lines = [
-        "",
-        f"Seconds a round with cohorts of {COHORT} of {CLIENTS} clients, two actors; medians over",
-        f"{len(loads)} interleaved repeats, and the range of the ratios, each within one repeat.",
-        "",
-        "| model | system | s a round | against `FedAvg`, one step | target |",
-        "|---|---|---|---|---|",
-    ]
-    for (model, system), seconds in found.items():
-        ratios = [ours / base for ours, base in zip(seconds, found[model, BASE], strict=True)]
-        lines.append(
-            f"| {model} | {NAMES[system]} | {statistics.median(seconds):.3f} | "
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | "
-            f"{TARGETS.get(system, '')} |"
-        )
-    known = packages(["flwr", "ray", "torch", "numpy"])
-    versions = ", ".join(f"{name} {number}" for name, number in known.items())
-    lines += [
-        "",
-        f"Load average before the repeats {', '.join(f'{one:.1f}' for one in loads)};",
-        f"{processor()};",
-        f"{versions}; commit {commit()}.",
-        "",
-    ]
-    return "\n".join(lines)
+def report(times: Times, *, footer: str) -> str:
+    """A table a model, and what they were measured on."""
+    parts = []
+    for model, title in MODELS.items():
+        if (model, BASELINE) not in times:
+            continue
+        lines = [
+            f"### {title}",
+            "",
+            "| system | ms a round | against plain `FedAvg`, one step | target |",
+            "|---|---|---|---|",
+        ]
+        for system in SYSTEMS:
+            seconds = times[model, system.key]
+            ratios = [
+                mine / theirs for mine, theirs in zip(seconds, times[model, BASELINE], strict=True)
+            ]
+            lines.append(
+                f"| {system.says} | {_spread([1e3 * s for s in seconds], '.0f')} | "
+                f"{'1' if system.key == BASELINE else '**' + _spread(ratios, '.2f', '**')} | "
+                f"{'<= ' + system.target if system.target else ''} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n" + "\n\n".join([*parts, footer]) + "\n"
+
+
+def _spread(values: Sequence[float], form: str, after: str = "") -> str:
+    """Median, and the range in brackets."""
+    middle = format(median(values), form) + after
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({format(min(values), form)} to {format(max(values), form)})"
 
 
 def main() -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path, help="page to update (default: print the table)")
-    parser.add_argument("--rounds", type=int, default=10, help="timed rounds of a run")
+    parser.add_argument("--output", type=Path, help="page to update (default: print the tables)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--one", nargs=2, metavar=("MODEL", "SYSTEM"), help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="one short repeat")
+    parser.add_argument("--one", nargs=3, metavar=("MODEL", "SYSTEM", "ROUNDS"), help="one run")
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(*options.one, options.rounds)))
+        model, key, rounds = options.one
+        print(json.dumps(measure(model, key, int(rounds))))
         return
-    found: Found = {(model, system): [] for model in options.models for system in SYSTEMS}
-    loads = []
-    for _ in range(options.repeats):
-        loads.append(load())
-        for model, system in found:
-            found[model, system].append(in_a_process(model, system, options.rounds))
-    text = report(found, loads)
+    before = load()
+    rounds = dict.fromkeys(MODELS, 4) if options.quick else ROUNDS
+    repeats = 1 if options.quick else options.repeats
+    times = run_all(options.models, repeats, rounds)
+    versions = packages(("flwr", "ray", "torch", "numpy"))
+    footer = (
+        f"Medians over {repeats} interleaved repeats of "
+        + " and ".join(f"{rounds[model]} rounds ({model})" for model in options.models)
+        + f"; ranges in brackets.\nMeasured on {processor()}; load average {before:.2f} before and "
+        f"{load():.2f} after;\n{', '.join(f'{name} {v}' for name, v in versions.items())}; "
+        f"commit {commit()}."
+    )
+    text = report(times, footer=footer)
     if options.output is None:
         print(text)
     else:

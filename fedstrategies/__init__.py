@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fedstrategies.efbv import DIANA, EF21, EFBV, EFBVClient, GradientDescent
     from fedstrategies.engines import CohortGrid, RayGrid
     from fedstrategies.fedp3 import FedP3, FedP3Client, LDPFedP3
-    from fedstrategies.flower import client_app
+    from fedstrategies.flower import DirectoryStore, client_app
     from fedstrategies.objectives import (
         L1,
         Box,
@@ -74,7 +74,7 @@ _HOME = {
     "efbv": ("DIANA", "EF21", "EFBV", "EFBVClient", "GradientDescent"),
     "engines": ("CohortGrid", "RayGrid"),
     "fedp3": ("FedP3", "FedP3Client", "LDPFedP3"),
-    "flower": ("client_app",),
+    "flower": ("DirectoryStore", "client_app"),
     "objectives": (
         "L1",
         "Box",
@@ -115,6 +115,7 @@ __all__ = [
     "CohortGrid",
     "CompK",
     "Composition",
+    "DirectoryStore",
     "EFBVClient",
     "ExactLocalSolver",
     "FedAvg",

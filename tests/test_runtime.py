@@ -90,17 +90,23 @@ for fast in ("require", "never"):
     assert summary["backend"] == "ray"
 
 
-@pytest.mark.parametrize("cpus_per_client", [1.0, float(max(2, os.cpu_count() or 2))])
+@pytest.mark.parametrize(
+    ("cpus_per_client", "in_files"),
+    [(1.0, False), (1.0, True), (float(max(2, os.cpu_count() or 2)), False)],
+    ids=["several", "several-in-files", "one"],
+)
 def test_flowers_runtime_gives_the_same_history_with_several_actors_and_with_one(
-    reference: list[dict[str, object]], tmp_path: Path, cpus_per_client: float
+    reference: list[dict[str, object]], tmp_path: Path, cpus_per_client: float, in_files: bool
 ) -> None:
+    states = str(tmp_path / "states") if in_files else None
     code = f"""
 from fedstrategies.experiment import EFBVConfig, run
 run(EFBVConfig(**{SETTINGS!r}, out={str(tmp_path / "out")!r}, backend="flower",
-    cpus_per_client={cpus_per_client}))
+    cpus_per_client={cpus_per_client}, state_dir={states!r}))
 """
     run_elsewhere(code)
     assert_same(without_seconds(tmp_path / "out"), reference)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_scafflix_settles_across_rays_actors_as_it_does_in_one_process(tmp_path: Path) -> None:

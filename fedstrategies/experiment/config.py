@@ -101,6 +101,13 @@ class ExperimentConfig(PrivacyConfig):
         metavar="G[,G...]",
         at_least=0,
     )
+    state_dir: str | None = option(
+        None,
+        "keep what clients remember in files below DIR, not in messages (flower)",
+        group="Running",
+        app_key=False,
+        metavar="DIR",
+    )
     target_gap: float | None = option(
         None, "stop at f - f* <= EPS (solves for f*)", group="Running", metavar="EPS", above=0
     )
@@ -176,6 +183,10 @@ class ExperimentConfig(PrivacyConfig):
         for name in ("actors", "ray_address"):
             if getattr(self, name) is not None and self.backend != "ray":
                 raise ConfigError(f"{name.replace('_', '-')}: only --backend ray has such actors")
+        if self.state_dir is not None:
+            if self.backend != "flower":
+                raise ConfigError("state-dir: only --backend flower sends clients' state about")
+            self._set("state_dir", str(Path(self.state_dir).expanduser()))
         if self.private and (self.target_gap is not None or self.target_accuracy is not None):
             name = "target-accuracy" if self.target_gap is None else "target-gap"
             raise ConfigError(

@@ -32,6 +32,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 
 def set_environment() -> None:
     """Keep Flower and Ray from calling home, unless the user's environment says otherwise."""
@@ -58,7 +60,8 @@ def run_in_simulation(
     clients : int
         Number of virtual clients.
     cpus_per_client, gpus_per_client : float
-        Ray resources of a virtual client while it works.
+        Ray resources of a virtual client while it works. It has a thread for each whole CPU; with
+        more than one, the last bits of its sums may depend on their number.
 
     Raises
     ------
@@ -87,7 +90,7 @@ def run_in_simulation(
         },
         "init_args": {"logging_level": logging.ERROR, "log_to_driver": False},
     }
-    with _without_deprecation_notice():
+    with _without_deprecation_notice(), _threads_of_actors(max(1, int(cpus_per_client))):
         try:
             run_simulation(
                 server_app=server_app,
@@ -105,6 +108,25 @@ def run_in_simulation(
     if not results:
         raise RuntimeError("Flower's simulation runtime ended without running the server")
     return results[0]
+
+
+@contextmanager
+def _threads_of_actors(number: int) -> Iterator[None]:
+    """Give the actors that start meanwhile so many threads, a core each.
+
+    They inherit this process's environment. Ray sets OMP_NUM_THREADS for them only if nobody
+    else has, and Flower sets nothing: two actors with a pool of all cores each stall one another.
+    """
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, str(number)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _whole(amount: float) -> int | float:

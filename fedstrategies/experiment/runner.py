@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fedstrategies.experiment.clients import client_fn_of
@@ -19,8 +20,10 @@ from fedstrategies.experiment.results import Summary
 from fedstrategies.experiment.session import Session
 from fedstrategies.flower.app import client_app
 from fedstrategies.flower.contract import BatchingGrid
+from fedstrategies.flower.state_store import DirectoryStore
 
 if TYPE_CHECKING:
+    from flwr.app import ArrayRecord
     from flwr.serverapp import Grid
 
 __all__ = ["run", "run_on_grid"]
@@ -54,7 +57,8 @@ def run(
     if config.backend == "flower":
         require_ray()
     prepared = prepare(config)
-    app = client_app(client_fn_of(prepared.config))
+    store = None if prepared.config.state_dir is None else DirectoryStore(prepared.config.state_dir)
+    app = client_app(client_fn_of(prepared.config), store=store)
     if config.backend == "ray":
         from fedstrategies.experiment.ray_backend import ray_grid
 
@@ -65,7 +69,7 @@ def run(
     if config.backend == "flower":
         return session.guarded(
             lambda: run_in_simulation(
-                session.run_on,
+                partial(_run_and_tidy, session, store),
                 app,
                 clients=config.clients,
                 cpus_per_client=float(config.cpus_per_client),
@@ -73,6 +77,15 @@ def run(
             )
         )
     return session.guarded(lambda: session.run_in_process(app))
+
+
+def _run_and_tidy(session: Session, store: DirectoryStore | None, grid: Grid) -> ArrayRecord:
+    """All rounds on Flower's grid; what the clients kept on disk is of no use after them."""
+    try:
+        return session.run_on(grid)
+    finally:
+        if store is not None:
+            store.forget(grid.run.run_id)
 
 
 def run_on_grid(

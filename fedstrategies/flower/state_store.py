@@ -20,7 +20,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -95,6 +95,10 @@ class DirectoryStore:
     path: str | Path
     durable: bool = False
 
+    def __post_init__(self) -> None:
+        # Actors may have another working directory.
+        object.__setattr__(self, "path", Path(self.path).expanduser().absolute())
+
     @contextmanager
     def opened(self, context: Context) -> Iterator[Context]:
         """See `StateStore.opened`.
@@ -128,12 +132,15 @@ class DirectoryStore:
 
     def forget(self, run_id: int) -> None:
         """Delete the states of a run."""
-        shutil.rmtree(self._run(run_id), ignore_errors=True)
-        with suppress(OSError):
-            Path(self.path).expanduser().rmdir()  # if nothing else is in it
+        run = self._run(run_id)
+        if run.exists():
+            shutil.rmtree(run)
+        root = Path(self.path)
+        if root.exists() and not any(root.iterdir()):
+            root.rmdir()
 
     def _run(self, run_id: int) -> Path:
-        return Path(self.path).expanduser() / f"run-{run_id}"
+        return Path(self.path) / f"run-{run_id}"
 
     def _commit(
         self, folder: Path, head: _Head, before: Mapping[str, Record], after: Mapping[str, Record]

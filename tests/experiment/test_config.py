@@ -80,6 +80,20 @@ def test_wrong_values_are_refused_in_one_line(values, word):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"actors": 2}, "--backend ray"),
+        ({"ray_address": "auto", "backend": "flower"}, "--backend ray"),
+        ({"state_dir": "states"}, "--backend flower"),
+        ({"state_dir": "states", "backend": "ray"}, "--backend flower"),
+    ],
+)
+def test_an_option_of_another_backend_is_refused(settings, word):
+    with pytest.raises(ConfigError, match=word):
+        EFBVConfig(**settings)
+
+
 def test_participation_is_shorthand():
     short = EFBVConfig(participation=5)
     assert short == EFBVConfig(sampling="nice", cohort_size=5)
