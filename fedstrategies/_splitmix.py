@@ -11,7 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["GOLDEN", "integers_below", "mix", "mix_integer", "random_bits", "signed", "uniforms"]
+__all__ = [
+    "GOLDEN",
+    "integers_below",
+    "mix",
+    "mix_affine",
+    "mix_integer",
+    "mix_xor",
+    "random_bits",
+    "signed",
+    "uniforms",
+]
 
 _ALL_BITS = (1 << 64) - 1
 _MULTIPLIER_1 = 0xBF58476D1CE4E5B9
@@ -48,7 +58,7 @@ def mix(z: Tensor) -> Tensor:
     if z.device.type != "cpu":
         return _mix_on_device(z)
     # In-place unsigned arithmetic in numpy takes a third of the time of torch's signed one.
-    words = z.numpy().view(np.uint64)
+    words = _words(z)
     if z.numel() <= _BLOCK:
         _mix_words(words, np.empty_like(words))
     elif z.is_contiguous():
@@ -60,6 +70,30 @@ def mix(z: Tensor) -> Tensor:
     else:
         _mix_words(words, np.empty_like(words))
     return z
+
+
+def mix_affine(z: Tensor, *, factor: int = 1, addend: int) -> Tensor:
+    """``mix(factor * z + addend)`` modulo 2**64, of any shape; ``z`` stays as it is."""
+    if z.device.type != "cpu" or z.numel() > _BLOCK:
+        return mix((z if factor == 1 else z * signed(factor)) + signed(addend))
+    # A cohort's few keys: the calls count, not the words, and numpy's cost a third of torch's.
+    words = _words(z) * np.uint64(factor & _ALL_BITS)
+    words += np.uint64(addend & _ALL_BITS)
+    _mix_words(words, np.empty_like(words))
+    return torch.from_numpy(words.view(np.int64))
+
+
+def mix_xor(z: Tensor, word: int) -> Tensor:
+    """``mix(z ^ word)``, of any shape; ``z`` stays as it is."""
+    if z.device.type != "cpu" or z.numel() > _BLOCK:
+        return mix(z ^ signed(word))
+    words = _words(z) ^ np.uint64(word & _ALL_BITS)
+    _mix_words(words, np.empty_like(words))
+    return torch.from_numpy(words.view(np.int64))
+
+
+def _words(z: Tensor) -> NDArray[np.uint64]:
+    return z.numpy().view(np.uint64)
 
 
 def _mix_words(words: NDArray[np.uint64], shifted: NDArray[np.uint64]) -> None:
@@ -97,7 +131,7 @@ def random_bits(keys: Tensor, count: int, *, skip: int = 0) -> Tensor:
     one, and a call that skips its length goes on where it ended.
     """
     if count == 1:
-        return mix(keys.unsqueeze(-1) + signed((skip + 1) * GOLDEN))
+        return mix_affine(keys, addend=(skip + 1) * GOLDEN).unsqueeze(-1)
     counters = torch.arange(skip + 1, skip + count + 1, dtype=torch.int64, device=keys.device)
     return mix(keys.unsqueeze(-1) + counters.mul_(GOLDEN))
 
@@ -105,13 +139,19 @@ def random_bits(keys: Tensor, count: int, *, skip: int = 0) -> Tensor:
 def uniforms(keys: Tensor, count: int) -> Tensor:
     """Uniform draws in [0, 1) with 53 random bits: float64, shape (C, count)."""
     bits = random_bits(keys, count)
-    if bits.device.type == "cpu":
-        # An unsigned shift of numpy's, in place, is one pass where torch's takes two and a copy.
-        words = bits.numpy().view(np.uint64)
-        words >>= np.uint64(11)
-    else:
-        bits = _shift_right(bits, 11)
-    return bits.to(torch.float64).mul_(2.0**-53)
+    if bits.device.type != "cpu":
+        return _shift_right(bits, 11).to(torch.float64).mul_(2.0**-53)
+    return torch.from_numpy(_uniforms(bits))
+
+
+def _uniforms(bits: Tensor) -> NDArray[np.float64]:
+    """`uniforms` from their bits, which are overwritten."""
+    words = _words(bits)
+    # An unsigned shift of numpy's, in place, is one pass where torch's takes two and a copy.
+    words >>= np.uint64(11)
+    draws = words.view(np.int64).astype(np.float64)
+    draws *= 2.0**-53
+    return draws
 
 
 def integers_below(keys: Tensor, count: int, bound: int) -> Tensor:
@@ -119,4 +159,8 @@ def integers_below(keys: Tensor, count: int, bound: int) -> Tensor:
 
     The bias of scaling 53 bits is below bound / 2**53 and ignored.
     """
-    return uniforms(keys, count).mul_(bound).to(torch.int64)
+    if keys.device.type != "cpu":
+        return uniforms(keys, count).mul_(bound).to(torch.int64)
+    draws = _uniforms(random_bits(keys, count))
+    draws *= bound
+    return torch.from_numpy(draws.astype(np.int64))

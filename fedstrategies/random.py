@@ -17,10 +17,10 @@ from torch import Tensor
 from fedstrategies._splitmix import (
     GOLDEN,
     integers_below,
-    mix,
+    mix_affine,
     mix_integer,
+    mix_xor,
     random_bits,
-    signed,
     uniforms,
 )
 from fedstrategies._subsets import sample_without_replacement
@@ -74,9 +74,9 @@ def client_keys(seed: int, round: int, partition_ids: Tensor, purpose: Purpose) 
     root = seed
     for part in (int(purpose), round):
         root = mix_integer(root + (part + 1) * GOLDEN)
-    return mix((partition_ids + 1) * GOLDEN + signed(root))
+    return mix_affine(partition_ids, factor=GOLDEN, addend=root + GOLDEN)
 
 
 def derived_keys(keys: Tensor, label: int) -> Tensor:
     """Independent sub-streams of ``keys``, one per ``label`` (int), same shape."""
-    return mix(keys ^ signed(mix_integer((label + 1) * GOLDEN)))
+    return mix_xor(keys, mix_integer((label + 1) * GOLDEN))

@@ -140,9 +140,12 @@ def _sum_entries(
         # Along the fastest axis numpy adds in pairs: where there are two columns, rows are not it.
         return _sum_entries(indices, values, 2, ids)[:1]
     starts = _block_starts(ids)
-    number = np.zeros(len(ids), dtype=np.int64)
-    number[starts[1:]] = 1
-    number.cumsum(out=number)
+    if _whole_blocks(ids):
+        number = ids // BLOCK
+    else:
+        number = np.zeros(len(ids), dtype=np.int64)
+        number[starts[1:]] = 1
+        number.cumsum(out=number)
     together = min(len(starts), max(1, _CACHE_BYTES // (dimension * values.itemsize)))
     total = np.zeros(dimension, dtype=values.dtype)
     # The total so far is the first row, and the sums of some blocks stand below it.

@@ -65,7 +65,7 @@ def largest(vectors: Tensor, k: int) -> Tensor:
     for start in range(0, rows, step):
         magnitudes = _magnitudes(patterns[start : start + step].numpy())
         method = _maxima if k <= _FEW else _partitioned
-        chosen[start : start + step] = method(magnitudes, k)
+        method(magnitudes, k, chosen[start : start + step])
     return torch.from_numpy(chosen)
 
 
@@ -75,7 +75,7 @@ def _magnitudes(patterns: _Patterns, out: _Patterns | None = None) -> _Patterns:
     return cast(_Patterns, masked)
 
 
-def _maxima(magnitudes: _Patterns, k: int) -> _Indices:
+def _maxima(magnitudes: _Patterns, k: int, indices: _Indices) -> None:
     """k sweeps, each for the first of the largest; overwrites ``magnitudes``."""
     rows, dimension = magnitudes.shape
     flat, starts = magnitudes.reshape(-1), dimension * np.arange(rows)
@@ -84,12 +84,11 @@ def _maxima(magnitudes: _Patterns, k: int) -> _Indices:
         found = magnitudes.argmax(axis=1, out=chosen[sweep])
         if sweep + 1 < k:
             flat[found + starts] = -1
-    indices = np.ascontiguousarray(chosen.T)
+    indices[:] = chosen.T
     indices.sort(axis=1)
-    return indices
 
 
-def _partitioned(magnitudes: _Patterns, k: int) -> _Indices:
+def _partitioned(magnitudes: _Patterns, k: int, indices: _Indices) -> None:
     """All entries from the k-th largest on, less the last of those that equal it."""
     rows, dimension = magnitudes.shape
     threshold = np.partition(magnitudes, dimension - k, axis=1)[:, dimension - k, None]
@@ -97,8 +96,7 @@ def _partitioned(magnitudes: _Patterns, k: int) -> _Indices:
     if np.count_nonzero(chosen) > rows * k:
         _drop_surplus_ties(chosen, magnitudes, threshold, k)
     flat = np.flatnonzero(chosen).reshape(rows, k)
-    flat -= dimension * np.arange(rows)[:, None]
-    return flat
+    np.subtract(flat, dimension * np.arange(rows)[:, None], out=indices)
 
 
 def _drop_surplus_ties(
@@ -137,7 +135,9 @@ def _largest_of_long(row: _Patterns, k: int) -> _Indices:
 
 def _partition_one(magnitudes: _Patterns, k: int) -> _Indices:
     """`_partitioned` of one row (d,)."""
-    return cast(_Indices, _partitioned(magnitudes[None], k)[0])
+    indices = np.empty((1, k), dtype=np.int64)
+    _partitioned(magnitudes[None], k, indices)
+    return cast(_Indices, indices[0])
 
 
 def _at_least(row: _Patterns, threshold: int) -> tuple[_Indices, _Patterns]:

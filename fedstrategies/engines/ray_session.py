@@ -21,7 +21,7 @@ from fedstrategies.flower.control import Tag
 from fedstrategies.flower.replica import Replica
 from fedstrategies.privacy import PrivateObjective
 from fedstrategies.threads import single_threaded
-from fedstrategies.wire import encoded_sizes
+from fedstrategies.wire import encoded_size
 
 __all__ = ["RaySession", "reason_in_shards"]
 
@@ -220,4 +220,4 @@ class RaySession:
 
 def _frame_size(vectors: Tensor) -> int:
     """Bytes of one of them as a dense frame."""
-    return int(encoded_sizes(Payload(dimension=vectors.shape[1], values=Floats(vectors[:1]))))
+    return encoded_size(Payload(dimension=vectors.shape[1], values=Floats(vectors[:1])))

@@ -16,7 +16,7 @@ from fedstrategies.flower.contract import Assignment, CohortSession, Delivery, S
 from fedstrategies.flower.control import Request, Response
 from fedstrategies.flower.ledger import SPENT
 from fedstrategies.privacy import BudgetSpent
-from fedstrategies.wire import encoded_sizes
+from fedstrategies.wire import encoded_size
 
 if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
@@ -113,7 +113,7 @@ class BatchedRound(Attempt):
         frames = self.frames(assignment) if assignment.parts else ()
         sent = self.sent(assignment)
         frame = _frame_size(sent.numel(), sent.dtype)
-        model = count * (sum(int(encoded_sizes(part)) for part in frames) or frame)
+        model = count * (sum(map(encoded_size, frames)) or frame)
         broadcast, edition = self.strategy.broadcast, self.edition_of(assignment)
         if broadcast is not None and edition is not None:
             model, repairs = broadcast.sizes(assignment.partition_ids, edition)
@@ -130,7 +130,7 @@ class BatchedRound(Attempt):
         counters = self.strategy.bytes
         counters.uplink += len(asked) * Response.SIZE
         if found is not None:
-            counters.uplink += int(encoded_sizes(found[1]).sum())
+            counters.uplink += encoded_size(found[1])
         for row in asked.tolist() if self._payers else ():
             ledger = self._payers[row].ledger
             counters.uplink += len(ledger.to_bytes())
@@ -160,16 +160,17 @@ class BatchedRound(Attempt):
 
         Without the losses that are not released.
         """
-        rows = np.concatenate([delivery.partition_ids.numpy() for delivery in self._deliveries])
-        losses = np.concatenate([losses.numpy() for losses in self._losses])
-        secret = np.isnan(losses)
-        if secret.all():
-            return MetricRecord()
-        if secret.any():
-            rows, losses = rows[~secret], losses[~secret]
+        rows, losses = self._deliveries[0].partition_ids.numpy(), self._losses[0].numpy()
         if len(self._deliveries) > 1:
+            rows = np.concatenate([delivery.partition_ids.numpy() for delivery in self._deliveries])
+            losses = np.concatenate([losses.numpy() for losses in self._losses])
             order = rows.argsort()
             rows, losses = rows[order], losses[order]
+        secret = np.isnan(losses)
+        if secret.any():
+            rows, losses = rows[~secret], losses[~secret]
+        if not len(losses):
+            return MetricRecord()
         weights = self.session.num_examples.numpy()[rows].astype(np.float64)
         return MetricRecord({"loss": float(np.cumsum(losses * (weights / weights.sum()))[-1])})
 
@@ -178,4 +179,4 @@ class BatchedRound(Attempt):
 def _frame_size(dimension: int, dtype: torch.dtype) -> int:
     """Bytes of the model's frame."""
     dense = Floats(torch.zeros((1, dimension), dtype=dtype))
-    return int(encoded_sizes(Payload(dimension=dimension, values=dense)))
+    return encoded_size(Payload(dimension=dimension, values=dense))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedstrategies.compressors import Floats, Payload
 from fedstrategies.flower.replica import MOST_STEPS, Route, checksum
-from fedstrategies.wire import encode, encode_vector, encoded_sizes
+from fedstrategies.wire import encode, encode_vector, encoded_size
 
 __all__ = ["Edition", "Step"]
 
@@ -33,7 +33,7 @@ class Step:
     @cached_property
     def size(self) -> int:
         """Bytes of its frame."""
-        return int(encoded_sizes(self.payload))
+        return encoded_size(self.payload)
 
     @cached_property
     def frame(self) -> bytes:
@@ -94,7 +94,7 @@ class Edition:
     @cached_property
     def frame_size(self) -> int:
         """Bytes of w as one dense frame."""
-        return int(encoded_sizes(Payload(dimension=len(self.w), values=Floats(self.w[None]))))
+        return encoded_size(Payload(dimension=len(self.w), values=Floats(self.w[None])))
 
     def steps_from(self, held: int) -> tuple[Step, ...] | None:
         """The steps a client at version ``held`` lacks; None if w must be sent whole."""

@@ -6,6 +6,7 @@ from fedstrategies.wire.codec import (
     encode,
     encode_rows,
     encode_vector,
+    encoded_size,
     encoded_sizes,
 )
 from fedstrategies.wire.errors import WireError
@@ -17,5 +18,6 @@ __all__ = [
     "encode",
     "encode_rows",
     "encode_vector",
+    "encoded_size",
     "encoded_sizes",
 ]

@@ -31,6 +31,7 @@ __all__ = [
     "encode",
     "encode_rows",
     "encode_vector",
+    "encoded_size",
     "encoded_sizes",
 ]
 
@@ -124,16 +125,40 @@ def encoded_sizes(payload: Payload) -> Tensor:
     WireError
         If the payload contradicts its own description; single values are not looked at.
     """
+    fixed, varying = _sizes(payload)
+    if varying is None:
+        return torch.full((len(payload),), fixed, dtype=torch.int64)
+    return varying + fixed
+
+
+def encoded_size(payload: Payload) -> int:
+    """The sum of `encoded_sizes`: what all rows of ``payload`` weigh together.
+
+    Raises
+    ------
+    WireError
+        See `encoded_sizes`.
+    """
+    fixed, varying = _sizes(payload)
+    return len(payload) * fixed + (0 if varying is None else int(varying.sum()))
+
+
+def _sizes(payload: Payload) -> tuple[int, Tensor | None]:
+    """What every row weighs, and what each weighs besides: int64, shape (C,)."""
     header = _header(payload)
-    sizes = header.frame_size + value_sizes(payload.values)
+    fixed, varying = header.frame_size, None
+    values = value_sizes(payload.values)
+    if isinstance(values, Tensor):
+        varying = values
+    else:
+        fixed += values
     if header.index_coding == IndexCoding.SEED:
-        sizes += KEY_BYTES
+        fixed += KEY_BYTES
     elif header.index_coding == IndexCoding.GAPS:
         assert payload.indices is not None
-        sizes = sizes + gap_sizes(payload.indices, header.dimension)
-    if isinstance(sizes, Tensor):
-        return sizes
-    return torch.full((len(payload),), sizes, dtype=torch.int64)
+        gaps = gap_sizes(payload.indices, header.dimension)
+        varying = gaps if varying is None else varying + gaps
+    return fixed, varying
 
 
 def decode(

@@ -150,6 +150,8 @@ def _row_sums(rows: _Array) -> _Array:
     if isinstance(rows, Tensor):
         return rows.sum(1)
     # On rows of a few entries sum(1) is five times slower, on long ones as much faster.
+    if rows.shape[1] == 1:
+        return rows[:, 0].copy()
     few = rows.shape[1] < FEW
     sums: Indices = rows @ np.ones(rows.shape[1], dtype=np.int64) if few else rows.sum(1)
     return sums

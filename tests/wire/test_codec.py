@@ -22,6 +22,7 @@ from fedstrategies.wire import (
     encode,
     encode_rows,
     encode_vector,
+    encoded_size,
     encoded_sizes,
 )
 
@@ -130,6 +131,7 @@ def test_sizes_are_known_without_encoding(payload: Payload) -> None:
     sizes = encoded_sizes(payload)
     assert sizes.dtype == torch.int64
     assert sizes.tolist() == [len(blob) for blob in encode_rows(payload)]
+    assert encoded_size(payload) == int(sizes.sum())
 
 
 @st.composite
