@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["commit", "load", "packages", "processor"]
+__all__ = ["commit", "load", "packages", "processor", "resident_bytes"]
 
 _ROOT = Path(__file__).parents[1]
 
@@ -54,3 +56,17 @@ def processor() -> str:
         described = f"{named[1]} ({described})" if named else described
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{described}, {cores} cores"
+
+
+def resident_bytes() -> int:
+    """Largest resident size of this program so far.
+
+    On Linux not by getrusage, which may answer with that of the process it was started from.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

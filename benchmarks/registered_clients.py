@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import torch
 from flwr.app import ArrayRecord, Context
 from torch import Tensor
 
+from benchmarks.machine import commit, load, packages, processor, resident_bytes
 from benchmarks.pages import replace_between
 from fedstrategies import CohortGrid, LogisticRegression, NiceSampling, client_app
 from fedstrategies.data import binary_labels, load_dataset
@@ -58,11 +58,6 @@ class Clock:
     def on_end(self) -> None:
         """Look at the memory once more."""
         self.sizes.append(resident_bytes())
-
-
-def resident_bytes() -> int:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure(clients: int, path: Literal["message", "fast"], rounds: int) -> dict[str, float]:
@@ -111,6 +106,14 @@ def report(found: list[tuple[int, str, dict[str, float]]]) -> str:
             f"{result['round'] / base[path]:.2f} | {result['growth'] / 2**20:.1f} MiB | "
             f"{result['setup']:.1f} s | {result['peak'] / 2**20:,.0f} MiB |"
         )
+    versions = ", ".join(
+        f"{name} {number}" for name, number in packages(["flwr", "torch", "numpy"]).items()
+    )
+    lines += [
+        "",
+        f"Measured on {processor()}; load average {load():.1f} at the end; {versions};",
+        f"commit {commit()}.",
+    ]
     return "\n" + "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context
 from torch import Tensor, nn
 
-from benchmarks.machine import commit, load, packages, processor
+from benchmarks.machine import commit, load, packages, processor, resident_bytes
 from benchmarks.pages import replace_between
 from fedstrategies import EF21, CohortGrid, LogisticRegression, NiceSampling, TopK, client_app
 from fedstrategies.efbv import EFBVClient
@@ -77,20 +76,6 @@ class Clock:
 
     def on_end(self) -> None:
         """Nothing to do."""
-
-
-def resident_bytes() -> int:
-    """Largest resident size of this program so far.
-
-    On Linux not by getrusage, which may answer with that of the process it was started from.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def network() -> nn.Module:
