@@ -28,7 +28,9 @@ _CACHE_BYTES = 2**20
 _Floats = npt.NDArray[np.floating]
 
 
-def sum_over_clients(rows: Tensor, partition_ids: Tensor) -> Tensor:
+def sum_over_clients(
+    rows: Tensor, partition_ids: Tensor, *, weights: Tensor | None = None
+) -> Tensor:
     """Sum of dense client vectors.
 
     Parameters
@@ -37,14 +39,22 @@ def sum_over_clients(rows: Tensor, partition_ids: Tensor) -> Tensor:
         Shape (C, d), one row per client.
     partition_ids : Tensor
         int64, shape (C,), strictly ascending.
+    weights : Tensor or None
+        Shape (C,): the sum is that of ``weights[i] * rows[i]``, rounded to the dtype of ``rows``
+        one by one. None: of the rows as they are.
 
     Returns
     -------
     Tensor
         Shape (d,), same dtype and device as ``rows``.
     """
+    if weights is not None:
+        weights = weights.to(rows)
     if rows.device.type == "cpu":
-        return torch.from_numpy(_sum_rows(rows.numpy(), partition_ids.numpy()))
+        factors = None if weights is None else weights.numpy()
+        return torch.from_numpy(_sum_rows(rows.numpy(), partition_ids.numpy(), factors))
+    if weights is not None:
+        rows = weights.unsqueeze(1) * rows
     partition_ids = partition_ids.to(rows.device)
     blocks = _block_count(partition_ids)
     sums = torch.zeros((blocks, rows.shape[1]), dtype=rows.dtype, device=rows.device)
@@ -80,22 +90,27 @@ def sum_sparse_over_clients(
     return torch.from_numpy(total)
 
 
-def _sum_rows(rows: _Floats, ids: npt.NDArray[np.int64]) -> _Floats:
-    """`sum_over_clients` in numpy, by strips of coordinates whose block sums fit into a cache."""
+def _sum_rows(rows: _Floats, ids: npt.NDArray[np.int64], weights: _Floats | None) -> _Floats:
+    """`sum_over_clients` in numpy, by strips of coordinates.
+
+    What is made of a strip fits into a cache: block sums, and weighted rows.
+    """
     dimension = rows.shape[1]
     if len(ids) == 0:
         return np.zeros(dimension, dtype=rows.dtype)
     starts = _block_starts(ids)
     if dimension == 1:
-        return _sum_numbers(rows[:, 0], ids, starts)
+        return _sum_numbers(rows[:, 0] if weights is None else rows[:, 0] * weights, ids, starts)
     rows = np.ascontiguousarray(rows)
-    strips = -(-rows.itemsize * dimension * len(starts) // _CACHE_BYTES)
-    if strips == 1:
-        return _sum_strip(rows, ids, starts)
+    made = len(starts) if weights is None else len(starts) + len(rows)
+    strips = -(-rows.itemsize * dimension * made // _CACHE_BYTES)
     bounds = _bounds(dimension, min(strips, dimension // 2))
     total = np.empty(dimension, dtype=rows.dtype)
     for first, last in pairwise(bounds):
-        total[first:last] = _sum_strip(rows[:, first:last], ids, starts)
+        strip = rows[:, first:last]
+        if weights is not None:
+            strip = strip * weights[:, None]
+        total[first:last] = _sum_strip(strip, ids, starts)
     return total
 
 

@@ -52,6 +52,17 @@ def test_dense_sum_follows_the_rule_bit_for_bit(rows, cohort):
     assert (found.numpy() == by_definition(rows.numpy(), cohort.tolist())).all()
 
 
+@pytest.mark.parametrize("width", [1, 2, D, 40_000])
+def test_a_weighted_sum_is_that_of_the_weighted_rows(width, cohort):
+    generator = torch.Generator().manual_seed(4)
+    rows = torch.randn(len(cohort), width, generator=generator)
+    weights = torch.rand(len(cohort), generator=generator, dtype=torch.float64)
+    expected = by_definition(
+        rows.numpy() * weights.to(torch.float32).numpy()[:, None], cohort.tolist()
+    )
+    assert (sum_over_clients(rows, cohort, weights=weights).numpy() == expected).all()
+
+
 @pytest.mark.parametrize("width", [1, 2, 3, 31, 112])
 @pytest.mark.parametrize("clients", [7, 32, 100, 1000])
 def test_the_rule_holds_for_every_width(width, clients):

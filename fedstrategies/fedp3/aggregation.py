@@ -194,9 +194,9 @@ def aggregate(
         if not len(members):
             continue
         mine = weights[members, layer]
-        shares = (mine / mine.sum()).to(rows.dtype).unsqueeze(1)
+        shares = mine / mine.sum()
         for part in group.slices:
-            mean[part] = sum_over_clients(shares * rows[members, part], ids[members])
+            mean[part] = sum_over_clients(rows[members, part], ids[members], weights=shares)
     return mean
 
 

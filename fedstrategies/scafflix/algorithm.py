@@ -84,14 +84,18 @@ def local_steps(
     """
     scale = (gamma / alpha).to(x).unsqueeze(1)
     draws = derived_keys(keys, Purpose.MINIBATCH)
-    points, first = x, None
+    points, first, moves = x, None, x.new_empty(0)
     for step in range(steps):
         batch = derived_keys(draws, step) if objective.stochastic else None
         losses, gradients = objective.value_and_gradient(
             _deployed(objective, points, alpha, clients), clients=clients, keys=batch
         )
         first = losses if first is None else first
-        points = points - scale * (gradients if shift is None else gradients - shift)
+        # Models may be large: later steps write where the first one did.
+        moves = torch.empty_like(gradients) if step == 0 else moves
+        change = gradients if shift is None else torch.sub(gradients, shift, out=moves)
+        torch.mul(change, scale, out=moves)
+        points = points - moves if step == 0 else points.sub_(moves)
     assert first is not None
     return points, first
 
@@ -108,8 +112,7 @@ def weighted_mean(points: Tensor, weights: Tensor, partition_ids: Tensor) -> Ten
     partition_ids : Tensor
         int64, shape (C,), ascending.
     """
-    shares = (weights / weights.sum()).to(points).unsqueeze(1)
-    return sum_over_clients(shares * points, partition_ids)
+    return sum_over_clients(points, partition_ids, weights=weights / weights.sum())
 
 
 def draw_local_steps(p: float, *, seed: int, round: int) -> int:

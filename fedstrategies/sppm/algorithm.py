@@ -112,7 +112,7 @@ def cohort_answer(rows: Tensor, weights: Tensor, partition_ids: Tensor) -> Tenso
     partition_ids : Tensor
         int64, shape (C,), ascending.
     """
-    return sum_over_clients(weights.to(rows).unsqueeze(1) * rows, partition_ids)
+    return sum_over_clients(rows, partition_ids, weights=weights)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
