@@ -2,8 +2,8 @@
 
 Floating-point addition is not associative, so a sum must have one order everywhere: the
 in-process engine, the message path and any number of workers. The order is: blocks of 32
-partition ids, sequential inside a block, block sums in block order. So no result depends on how many workers
-computed the rows.
+partition ids, sequential inside a block, block sums in block order. So no result depends on how
+many workers computed the rows.
 
 Clients that are absent count as zeros, and adding 0.0 changes no bit, so a sparse upload needs
 no dense copy: scattering its entries in the same order gives the same bits.
