@@ -13,7 +13,9 @@ of versions for clients that are not there every round is ours, see docs/reliabi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +29,25 @@ from fedstrategies.random import Purpose, client_keys
 
 __all__ = ["Broadcast"]
 
+logger = logging.getLogger("flwr")
+
 _NEVER = 0
+_LONGEST_PAUSE = 64
+
+
+@dataclass
+class _Lapse:
+    """Of a client that was behind, until it is known to hold a version again."""
+
+    times: int = 0
+    """How often it was, without having used a difference in between."""
+    pause: int = 0
+    """Its answers from whole models before a difference is tried again."""
+
+    def again(self) -> None:
+        """It was behind once more."""
+        self.times += 1
+        self.pause = 1 if self.times == 1 else min(2 ** (self.times + 1), _LONGEST_PAUSE)
 
 
 class Broadcast:
@@ -60,9 +80,14 @@ class Broadcast:
         self._made = 0
         self._held = np.full(clients, _NEVER, dtype=np.int64)
         self._lost: set[int] = set()
+        self._lapses: dict[int, _Lapse] = {}
 
     def propose(self, x: Tensor, round: int) -> Edition:
         """The version to compute at in a round; the same again for the same x and round.
+
+        Where the difference, or the w that it leads to, is not finite in the type of its numbers
+        (float16 values, say, or a float32 model near its end), x itself is sent whole: w moves by
+        all of x - w, which leaves no error, but may be further than M of the analysis says.
 
         Parameters
         ----------
@@ -85,10 +110,12 @@ class Broadcast:
             return Edition.whole(self._made, x, self.scale)
         keys = client_keys(self.seed, round, torch.zeros(1, dtype=torch.int64), Purpose.DOWNLINK)
         payload = self.compressor.compress((x - self.current.w)[None], keys)
-        # A move too large for the values' coding (float16, say) is sent as it is.
-        if not payload.is_finite():
-            return Edition.whole(self._made, x, self.scale)
-        return self.current.next(self._made, payload)
+        if payload.is_finite():
+            edition = self.current.next(self._made, payload)
+            # A finite difference can still lead beyond the largest number: natural rounds up.
+            if bool(torch.isfinite(edition.w).all()):
+                return edition
+        return Edition.whole(self._made, x, self.scale)
 
     def follow(self, edition: Edition) -> None:
         """The round is committed: ``edition`` is what the next difference is taken to."""
@@ -97,7 +124,7 @@ class Broadcast:
     # ---------------------------------------------------------------- who holds what
 
     def held(self, partition: int) -> int:
-        """The newest version that a client is known to hold; 0: none."""
+        """The newest version that a client is known to hold; 0: none, it is sent w whole."""
         return int(self._held[partition])
 
     def is_repair(self, partition: int, edition: Edition) -> bool:
@@ -105,15 +132,51 @@ class Broadcast:
         return partition in self._lost and edition.steps_from(self.held(partition)) is None
 
     def confirm(self, partitions: Iterable[int], edition: Edition) -> None:
-        """These clients have answered from ``edition``: they hold it."""
+        """These clients have answered from ``edition``: they hold it.
+
+        But for those that were behind again and again: an answer from a whole model does not say
+        that they keep it, see `fell_behind`.
+        """
         answered = list(partitions)
+        if self._lapses:
+            answered = [p for p in answered if self._holds(p, edition)]
         self._held[answered] = edition.number
         self._lost.difference_update(answered)
 
+    def _holds(self, partition: int, edition: Edition) -> bool:
+        """Whether to take it that a client which has answered still has the model next time."""
+        lapse = self._lapses.get(partition)
+        if lapse is None:
+            return True
+        if edition.steps_from(self.held(partition)) is not None:
+            del self._lapses[partition]  # it had kept what the differences were added to
+            return True
+        lapse.pause -= 1
+        return lapse.pause <= 0
+
     def forget(self, partition: int) -> None:
-        """A client says that it cannot rebuild what it was asked for: it is sent w whole."""
+        """What a client held is lost: it is sent w whole."""
         self._held[partition] = _NEVER
         self._lost.add(partition)
+
+    def fell_behind(self, partition: int) -> None:
+        """A client says that it cannot rebuild what it was asked for: it is sent w whole.
+
+        From the second time on, unless it has used a difference in between, it counts as one that
+        keeps nothing: it is sent w whole for 8, 16, 32, then 64 of its answers before a difference
+        is tried again, so that it does not fail every second round. Such models are repairs.
+        """
+        if self.held(partition) == _NEVER:
+            return  # a doubled reply, or one to a whole model
+        self.forget(partition)
+        lapse = self._lapses.setdefault(partition, _Lapse())
+        lapse.again()
+        if lapse.times == 2:
+            logger.warning(
+                "partition %d keeps no state between rounds: it is sent the whole model; leave "
+                "the downlink dense if many do",
+                partition,
+            )
 
     def sizes(self, partition_ids: Tensor, edition: Edition) -> tuple[int, int]:
         """Bytes for some clients together: ordinary downlink, and repairs of what was lost."""

@@ -218,7 +218,12 @@ class MessageRound(Attempt):
             strategy.accounts.heard(partition, read_ledger(config[LEDGER]), up_to=covered)
         elif response.status is Status.UPLOAD and current:
             strategy.accounts.heard_plain(partition, up_to=response.sequence)
-        elif response.status is Status.LOST and response.attempt == strategy.ledger.attempt:
+        elif (
+            response.status in (Status.LOST, Status.BEHIND)
+            and response.attempt == strategy.ledger.attempt
+        ):
+            # Both are said before anything is computed. Of an older attempt neither is believed:
+            # the node may have answered that one before it was wiped, and the answer got lost.
             strategy.accounts.released_nothing(partition, response.sequence)
 
     def _note_of_stranger(self, reply: Message) -> None:
@@ -243,9 +248,13 @@ class MessageRound(Attempt):
 
     def _forget_replica(self, partition: int, response: Response) -> None:
         """A client without its memory has no model either: restore both at once."""
-        strategy = self.strategy
-        if strategy.broadcast is not None and response.attempt == strategy.ledger.attempt:
-            strategy.broadcast.forget(partition)
+        broadcast = self.strategy.broadcast
+        if broadcast is None or response.attempt != self.strategy.ledger.attempt:
+            return
+        if response.status is Status.BEHIND:
+            broadcast.fell_behind(partition)
+        else:
+            broadcast.forget(partition)
 
     def settle(self, settlement: Tensor) -> None:
         """Tell the ledger which uploads were used."""

@@ -43,23 +43,56 @@ def test_a_downlink_that_leaves_nothing_out_has_the_existing_step(spec: str, coh
     assert (found.model_weight, found.downlink_s) == (0.0, inf)
 
 
-def test_the_step_and_the_weights_solve_the_three_conditions() -> None:
-    plain = theory.efbv(RandK(k=5).constants(30), REFERENCE, clients=7)
-    found = with_downlink(plain, TopK(k=6).constants(30), REFERENCE)
-    p, moment, sigma = found.downlink_error, found.downlink_moment, found.downlink_s
-    assert (p, moment, found.downlink_scale) == (pytest.approx(0.8), 1.0, 1.0)
-    assert (1 + sigma) ** 2 * p == pytest.approx((1 + p) / 2, rel=1e-12)
-    memory = REFERENCE.L_tilde * sqrt(plain.r_av / plain.r) / plain.s
-    assert found.gamma == pytest.approx(sigma / (1 + sigma) / (REFERENCE.L + memory), rel=1e-12)
-    gamma, a_weight, b_weight = found.gamma, found.gradient_weight, found.model_weight
-    split = a_weight * 2 * plain.theta / gamma - 1
-    drift = a_weight * (1 + 1 / plain.s) * REFERENCE.L_tilde**2 * moment
-    reach = drift + b_weight * p
-    by_memory = gamma / 2 * (1 + split) * plain.r_av + a_weight * (1 + plain.s) * plain.r
-    assert by_memory == pytest.approx(a_weight * (1 + plain.r) / 2, rel=1e-12)
-    by_model = gamma / 2 * (1 + 1 / split) * REFERENCE.L**2 + reach * (1 + sigma)
-    assert by_model == pytest.approx(b_weight * (1 + p) / 2, rel=1e-12)
-    assert reach * (1 + 1 / sigma) <= 1 / (2 * gamma) - REFERENCE.L / 2
+ROUNDING = min(30 / 4**2, sqrt(30) / 4)
+"""omega of qsgd with 4 levels in 30 dimensions."""
+
+
+@pytest.mark.parametrize("cohort", [7, 3])
+@pytest.mark.parametrize(
+    ("spec", "scale", "p", "moment"),
+    [
+        ("top-k:k=6", 1.0, 1 - 6 / 30, 1.0),
+        ("natural", 1.0, 1 / 8, 9 / 8),
+        ("rand-k:k=6", 6 / 30, 1 - 6 / 30, 6 / 30),
+        ("qsgd:levels=4", 1 / (1 + ROUNDING), ROUNDING / (1 + ROUNDING), 1 / (1 + ROUNDING)),
+    ],
+)
+def test_the_step_and_the_weights_solve_the_three_conditions(
+    spec: str, scale: float, p: float, moment: float, cohort: int
+) -> None:
+    plain = theory.efbv(RandK(k=5).constants(30), REFERENCE, clients=7, cohort=cohort)
+    found = with_downlink(plain, parse_compressor(spec).constants(30), REFERENCE)
+    assert found.downlink_scale == pytest.approx(scale, rel=1e-12)
+    assert found.downlink_error == pytest.approx(p, rel=1e-12)
+    assert found.downlink_moment == pytest.approx(moment, rel=1e-12)
+    # From here on everything is written out of the page, by its letters.
+    L, L_tilde, r, r_av = REFERENCE.L, REFERENCE.L_tilde, plain.r, plain.r_av
+    s, sigma = sqrt((1 + r) / (2 * r)) - 1, sqrt((1 + p) / (2 * p)) - 1
+    X, Y = (1 + 1 / sigma) * sqrt(moment) * L_tilde * sqrt(r_av / r) / s, L / sigma
+    gamma, split = 1 / (L + X + Y), Y / X
+    A = (1 + split) * gamma * r_av / (2 * s * (1 + s) * r)
+    moved = (1 + 1 / s) * L_tilde**2 * moment
+    B = gamma / 2 * (1 + 1 / split) * L**2 + A * moved * (1 + sigma)
+    B /= sigma * (1 + sigma) * p
+    assert found.downlink_s == pytest.approx(sigma, rel=1e-12)
+    assert found.gamma == pytest.approx(gamma, rel=1e-12)
+    assert found.gradient_weight == pytest.approx(A, rel=1e-12)
+    assert found.model_weight == pytest.approx(B, rel=1e-12)
+    # The three lines of the page, at what was found.
+    gamma, A, B = found.gamma, found.gradient_weight, found.model_weight
+    K = A * moved + B * p
+    memory = gamma / 2 * (1 + split) * r_av + A * (1 + s) * r
+    assert memory == pytest.approx(A * (1 + r) / 2, rel=1e-12)
+    model = gamma / 2 * (1 + 1 / split) * L**2 + K * (1 + sigma)
+    assert model == pytest.approx(B * (1 + p) / 2, rel=1e-12)
+    assert K * (1 + 1 / sigma) + L / 2 - 1 / (2 * gamma) <= 0
+
+
+def test_w_moves_no_further_than_what_is_left_allows() -> None:
+    # What is known of C(y) itself may say less than the triangle: ||y|| + ||C(y) - y||.
+    plain = theory.gradient_descent(Identity().constants(30), REFERENCE, clients=7)
+    loose = Constants(eta=0.5, omega=0.0, second_moment=100.0)
+    assert with_downlink(plain, loose, REFERENCE).downlink_moment == pytest.approx(1.5**2)
 
 
 def test_with_exact_gradients_only_the_downlink_counts() -> None:

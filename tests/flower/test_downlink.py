@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from fedstrategies.flower.edition import Edition
 from fedstrategies.flower.errors import ProtocolError
 from fedstrategies.flower.records import CONTROL, load_replica, replica_records
 from fedstrategies.flower.replica import Replica, Route, checksum, rebuild
+from fedstrategies.random import Purpose, client_keys
 from fedstrategies.sampling import NiceSampling
 from fedstrategies.scafflix import Scafflix
 from fedstrategies.sppm import SPPM
@@ -298,6 +300,99 @@ def test_a_model_that_is_not_the_announced_one_is_lost_and_sent_whole(
     assert strategy.bytes.recovery == DENSE
 
 
+@dataclass
+class Wiped:
+    """What came of attempts before each of which one node was wiped."""
+
+    strategy: EFBV
+    spying: Spying
+    grid: FaultyGrid
+    arrays: ArrayRecord
+    behind: list[int]
+
+
+def forgetful(setting: Setting, attempts: int, **settings: Any) -> Wiped:
+    """Gradient descent with node 3 wiped before every attempt; in which ones it was behind."""
+    strategy = GradientDescent(
+        downlink=TopK(k=4),
+        smoothness=setting.smoothness,
+        stepsize=0.05,
+        fraction_evaluate=0,
+        **settings,
+    )
+    spying = Spying(setting)
+    grid = FaultyGrid(spying.app, num_clients=CLIENTS, faults=Faults())
+    found = Wiped(strategy, spying, grid, setting.start, [])
+    for now in range(1, attempts + 1):
+        grid.contexts[1004].state = RecordDict()
+        found.arrays = attempt(strategy, grid, found.arrays, spying)
+        if strategy.failures:
+            (failure,) = strategy.failures
+            assert "partition 3" in failure
+            found.behind.append(now)
+    return found
+
+
+@pytest.mark.parametrize("on_failure", ["continue", "redo"])
+def test_a_node_that_keeps_nothing_is_sent_the_model_whole(
+    setting: Setting, on_failure: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", logger="flwr")
+    logging.getLogger("flwr").propagate = True
+    run = forgetful(setting, 110, on_failure=on_failure)
+    # Attempts 1 and 3 bring it whole, then 8, 16, 32 and 64 of them before one is tried without.
+    assert run.behind == [2, 4, 13, 30, 63]
+    rounds = 110 - (0 if on_failure == "continue" else len(run.behind))
+    assert run.strategy.round == rounds
+    whole = 110 - 1 - len(run.behind)
+    assert run.strategy.bytes.recovery == whole * DENSE
+    (line,) = [m for m in caplog.messages if "keeps no state between rounds" in m]
+    assert line == (
+        "partition 3 keeps no state between rounds: it is sent the whole model; leave the "
+        "downlink dense if many do"
+    )
+
+
+def test_a_node_that_begins_to_keep_its_state_is_sent_differences_again(setting: Setting) -> None:
+    run = forgetful(setting, 6)
+    strategy, broadcast = run.strategy, run.strategy.broadcast
+    assert run.behind == [2, 4]
+    assert broadcast is not None
+    costs = []
+    for now in range(7, 20):
+        # The server never takes it to hold what it may not hold.
+        assert broadcast.held(3) == (0 if now < 13 else broadcast.held(4))
+        before = strategy.bytes.recovery
+        run.arrays = attempt(strategy, run.grid, run.arrays, run.spying)
+        costs.append(strategy.bytes.recovery - before)
+        assert strategy.failures == ()
+    assert costs == [DENSE] * 6 + [0] * 7
+    # All is forgotten with the first difference that it used.
+    run.grid.contexts[1004].state = RecordDict()
+    for _ in range(5):
+        run.arrays = attempt(strategy, run.grid, run.arrays, run.spying)
+    assert strategy.failures == ()
+    assert strategy.bytes.recovery == (1 + 2 + 6 + 1) * DENSE
+
+
+def test_the_fast_path_goes_on_with_a_node_that_keeps_nothing(setting: Setting) -> None:
+    def finish(fast: Any) -> EFBV:
+        found = forgetful(setting, 6)
+        grid = CohortGrid(setting.app, num_clients=CLIENTS, fast=fast)
+        for mine, theirs in zip(grid.contexts, found.grid.contexts, strict=True):
+            grid.contexts[mine].state = found.grid.contexts[theirs].state
+        for rounds in (3, 9):
+            result = found.strategy.start(grid, found.arrays, num_rounds=rounds)
+            found.arrays = result.arrays
+            assert found.strategy.failures == ()
+        return found.strategy
+
+    fast, slow = finish("require"), finish("never")
+    assert torch.equal(fast.x, slow.x)
+    assert fast.bytes == slow.bytes
+    assert fast.bytes.recovery == (1 + 2 + 6) * DENSE
+
+
 def test_above_the_memory_budget_a_reset_leaves_the_model_s_versions(setting: Setting) -> None:
     strategy, spying = make(setting, memory_budget=0), Spying(setting)
     grid = FaultyGrid(
@@ -505,6 +600,38 @@ def test_a_difference_that_cannot_be_coded_is_replaced_by_the_model() -> None:
     broadcast.follow(broadcast.propose(x, 1))
     assert torch.equal(broadcast.propose(x + 1, 2).w, x + 1)
     assert broadcast.propose(x + 1, 2).steps_from(1) is None
+
+
+def test_a_model_beyond_the_largest_number_is_never_proposed() -> None:
+    broadcast = Broadcast(parse_compressor("natural"), clients=1, seed=0)
+    near, end = torch.full((64,), 2.9e38), torch.full((64,), 3.4e38)
+    broadcast.follow(broadcast.propose(near, 1))
+    assert broadcast.current is not None
+    # Every difference is finite; rounded up it leads too far.
+    keys = client_keys(0, 2, torch.zeros(1, dtype=torch.int64), Purpose.DOWNLINK)
+    payload = broadcast.compressor.compress((end - near)[None], keys)
+    assert payload.is_finite()
+    assert not bool(torch.isfinite(broadcast.current.next(2, payload).w).all())
+    edition = broadcast.propose(end, 2)
+    assert torch.equal(edition.w, end)
+    assert edition.steps_from(1) is None
+    # One step later all is as ever.
+    broadcast.follow(edition)
+    assert broadcast.propose(near, 3).steps_from(edition.number) is not None
+
+
+def test_a_doubled_word_of_being_behind_counts_once() -> None:
+    broadcast = Broadcast(TopK(k=1), clients=1, seed=1)
+    x = torch.zeros(40, dtype=torch.float64)
+    for round in range(1, 5):
+        edition = broadcast.propose(x + round, round)
+        if round == 2:
+            broadcast.fell_behind(0)
+            broadcast.fell_behind(0)
+        else:
+            broadcast.confirm([0], edition)
+        broadcast.follow(edition)
+    assert broadcast.held(0) == 4
 
 
 def test_float32_models_keep_their_type() -> None:

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp.strategy import Strategy
 
 from fedstrategies.compressors import RandK, TopK
-from fedstrategies.efbv import EFBVClient
+from fedstrategies.efbv import EFBVClient, GradientDescent
 from fedstrategies.engines import CohortGrid
 from fedstrategies.flower import (
     AllClientsFailed,
@@ -57,6 +57,22 @@ pytest.importorskip("opacus", reason="the extra 'privacy' is not installed")
 METHODS: dict[str, tuple[type[BaseClient], Any]] = {
     "efbv": (EFBVClient, lambda s: efbv(s)),
     "efbv-top": (EFBVClient, lambda s: efbv(s, compressor=TopK(k=3))),
+    "efbv-downlink": (
+        EFBVClient,
+        lambda s: efbv(
+            s,
+            compressor=TopK(k=3),
+            downlink=TopK(k=2),
+            stepsize=0.05,
+            sampling=NiceSampling(cohort_size=5),
+        ),
+    ),
+    "gd-downlink": (
+        EFBVClient,
+        lambda s: GradientDescent(
+            downlink=TopK(k=4), smoothness=s.smoothness, stepsize=0.05, fraction_evaluate=0
+        ),
+    ),
     "efbv-gradient-5-of-8": (
         EFBVClient,
         lambda s: efbv(

@@ -10,11 +10,13 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedstrategies.efbv import EFBVClient
+from fedstrategies.compressors import TopK
+from fedstrategies.efbv import EFBVClient, GradientDescent
 from fedstrategies.engines import CohortGrid
 from fedstrategies.flower import Accounts, BaseClient
 from fedstrategies.flower.accounts import Account
-from fedstrategies.flower.records import LEDGER
+from fedstrategies.flower.control import Response, Status
+from fedstrategies.flower.records import CONTROL, LEDGER
 from fedstrategies.privacy import Ledger as PrivacyLedger
 from fedstrategies.privacy import PrivateObjective, Segment, simulated_secret
 from fedstrategies.sampling import NiceSampling
@@ -41,6 +43,10 @@ pytest.importorskip("opacus", reason="the extra 'privacy' is not installed")
 METHODS: dict[str, tuple[type[BaseClient], Any]] = {
     "efbv": (EFBVClient, lambda s: efbv(s)),
     "efbv-5-of-8": (EFBVClient, lambda s: efbv(s, sampling=NiceSampling(cohort_size=5))),
+    "gd-downlink": (
+        EFBVClient,
+        lambda s: GradientDescent(downlink=TopK(k=4), smoothness=s.smoothness, stepsize=0.05),
+    ),
     "scafflix": (ScafflixClient, lambda s: Scafflix(alpha=1.0, smoothness=s.smoothness, p=0.4)),
     "fedavg": (ScafflixClient, lambda s: FedAvg(local_steps=3, stepsize=0.1)),
     "sppm": (
@@ -201,6 +207,52 @@ def test_a_wiped_node_pays_for_what_it_may_have_released_before_it_sends(setting
     # 5 are known, 1 is unheard of, and 6 are allowed: nothing more may leave the node.
     assert [line for line in strategy.failures if "partition 3" in line and "spent" in line]
     assert node_releases(grid)[3] == server_releases(strategy)[3] == 7
+
+
+@pytest.mark.parametrize("unheard", [0, 2])
+def test_a_node_that_is_behind_pays_for_what_it_released_and_no_more(
+    setting: Setting, made: Counter[int], unheard: int
+) -> None:
+    grid = FaultyGrid(app_of(setting, SIMULATED), num_clients=CLIENTS, faults=Faults())
+    strategy, arrays = METHODS["gd-downlink"][1](setting), setting.start
+    for _ in range(3):
+        arrays = one_round(strategy, grid, arrays)
+    grid.faults = Faults(lose_reply=1.0)
+    for _ in range(unheard):
+        arrays = one_round(strategy, grid, arrays)
+    grid.faults = Faults()
+    wipe(grid, 3)
+    arrays = one_round(strategy, grid, arrays)
+    (failure,) = strategy.failures
+    assert "partition 3" in failure
+    assert "copy of the model is lost" in failure
+    # What it did before it was wiped is as unheard of as it was.
+    assert strategy.accounts.unanswered(3) == unheard
+    for _ in range(4):
+        arrays = one_round(strategy, grid, arrays)
+        assert strategy.failures == ()
+    assert made[3] == 3 + unheard + 4
+    expected = [made[partition] for partition in range(CLIENTS)]
+    assert node_releases(grid) == server_releases(strategy) == expected
+
+
+def test_a_late_word_that_nothing_was_computed_is_not_believed(setting: Setting) -> None:
+    grid = FaultyGrid(app_of(setting, SIMULATED), num_clients=CLIENTS, faults=Faults())
+    strategy, arrays = METHODS["gd-downlink"][1](setting), setting.start
+    arrays = one_round(strategy, grid, arrays)
+    messages = list(strategy.configure_train(1, arrays, ConfigRecord(), grid))
+    # It releases, its reply is lost, it is wiped, and is asked the same again.
+    grid.execute(messages[3], 1004)
+    wipe(grid, 3)
+    again = grid.execute(messages[3], 1004)
+    control = again.content["config"][CONTROL]
+    assert Response.from_bytes(control).status is Status.BEHIND
+    found, _ = strategy.aggregate_train(1, grid.send_and_receive(messages[:3] + messages[4:]))
+    assert found is not None
+    strategy.configure_train(1, found, ConfigRecord(), grid)
+    strategy.aggregate_train(1, [again])
+    # Attempt 2 stays unanswered beside attempt 3.
+    assert strategy.accounts.unanswered(3) == 2
 
 
 def test_what_is_unheard_of_is_charged_by_its_own_local_steps(setting: Setting) -> None:
