@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fedstrategies.objectives.batch_norm import layers_using_the_batch
+from fedstrategies.objectives.drawless import loss_draws_nothing
 from fedstrategies.objectives.examples import Examples
-from fedstrategies.objectives.module_pass import Loss, ModulePass
+from fedstrategies.objectives.module_pass import Loss, ModulePass, OpenPass
 from fedstrategies.random import sample_without_replacement
 
 __all__ = ["AutogradClient"]
 
 _Batch = tuple[float, Tensor, Tensor]
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,40 +50,62 @@ class AutogradClient:
 
     def value_and_gradient(self, x: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
         """f_i(x) and its gradient; see `Objective.value_and_gradient`."""
-        return self._over(x, self._batches(key), key)
+        return self._over(x, lambda: self._batches(key), key)
 
     def at_rows(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """f_i(x) and its gradient on some examples; see `Objective.at_rows`."""
-        return self._over(x, iter([(1.0, *self._take(rows))]), None)
+        return self._over(x, lambda: iter([(1.0, *self._take(rows))]), None)
 
     def value(self, x: Tensor) -> Tensor:
         """f_i(x) over all examples: shape ()."""
-        value = torch.zeros((), dtype=x.dtype, device=self.passes.device)
-        with torch.no_grad(), self.scoring(x) as scores:
+
+        def mean(scores: Callable[[Tensor], Tensor]) -> Tensor:
+            value = torch.zeros((), dtype=x.dtype, device=self.passes.device)
             for share, features, targets in self._batches(None):
                 value += share * self.loss(scores(features), targets)
+            return value
+
+        value = self.scored(x, mean)
         value += self._regulariser(x.detach().to(value.device))
         return value.to(x.device)
 
-    @contextmanager
-    def scoring(self, x: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Gives the module's output under x; batch normalisation is by fixed statistics."""
+    def scored(self, x: Tensor, work: Callable[[Callable[[Tensor], Tensor]], _Result]) -> _Result:
+        """What ``work`` makes of the module's output under x, without gradients.
+
+        Batch normalisation is by fixed statistics.
+
+        Parameters
+        ----------
+        x : Tensor
+            Shape (d,).
+        work : callable
+            Given a function of features that returns the scores; may be called twice.
+        """
         passes = self.passes
-        point = x.detach().to(passes.device)
+        point = self._point(x)
         statistics: dict[str, Tensor] = {}
         if layers_using_the_batch(passes.module):
             statistics = self.statistics(point)
-        with passes.opened(None) as run, run.evaluating():
-            yield lambda features: run.scores(point, features, statistics)
+
+        def evaluate(run: OpenPass) -> _Result:
+            with torch.no_grad(), run.evaluating():
+                return work(lambda features: run.scores(point, features, statistics))
+
+        return passes.used(None, evaluate, others_draw=self._others_draw)
 
     def statistics(self, point: Tensor) -> dict[str, Tensor]:
         """What batch normalisations are given over all examples; see `batch_norm`."""
+        count = len(self.statistics_of)
 
         def take(rows: Tensor) -> Tensor:
-            return self.statistics_of.take(rows, self.passes.device)[0]
+            chosen = None if len(rows) == count else rows
+            return self.statistics_of.take(chosen, self.passes.device)[0]
 
-        with self.passes.opened(None) as run:
-            return run.statistics(point, len(self.statistics_of), take)
+        return self.passes.used(
+            None,
+            lambda run: run.statistics(point, count, take),
+            others_draw=self._others_draw or self.statistics_of.tensors is None,
+        )
 
     def draws(self, tried: int) -> bool:
         """Whether layers draw in the module's present mode; see `ModulePass.draws`.
@@ -91,22 +116,37 @@ class AutogradClient:
             On how many examples to try the module at most.
         """
         rows = torch.arange(min(tried, len(self.examples)))
-        return self.passes.draws(lambda: self._take(rows)[0])
+        return self.passes.draws(lambda: self._take(rows)[0], others_draw=self._others_draw)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All examples, in chunks."""
         return ((features, targets) for _, features, targets in self._batches(None))
 
+    @cached_property
+    def _others_draw(self) -> bool:
+        """Whether the loss, or a data set that is asked for items, may draw."""
+        return self.examples.tensors is None or not loss_draws_nothing(self.loss)
+
+    def _point(self, x: Tensor) -> Tensor:
+        # A detached tensor would share the count of writes with x, and x with the models of
+        # other clients, which other threads may be writing to.
+        return x.data.to(self.passes.device)
+
     def _over(
-        self, x: Tensor, batches: Iterator[_Batch], key: Tensor | None
+        self, x: Tensor, batches_of: Callable[[], Iterator[_Batch]], key: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        point = x.detach().to(self.passes.device)
-        with self.passes.opened(key) as run:
+        point = self._point(x)
+
+        def total(run: OpenPass) -> tuple[Tensor, Tensor]:
+            batches = batches_of()
             value, gradient = run.value_and_gradient(point, self.loss, *next(batches))
             for batch in batches:
                 more, slope = run.value_and_gradient(point, self.loss, *batch)
                 value += more
                 gradient += slope
+            return value, gradient
+
+        value, gradient = self.passes.used(key, total, others_draw=self._others_draw)
         if self.l2:
             value += self._regulariser(point)
             gradient += self.l2 * point
@@ -123,10 +163,13 @@ class AutogradClient:
             rows = sample_without_replacement(key, count, self.batch_size)[0]
             yield 1.0, *self._take(rows)
             return
-        chunk = self.chunk_size or count
+        if self.chunk_size is None or self.chunk_size >= count:
+            yield 1.0, *self._take(None)
+            return
+        chunk = self.chunk_size
         for start in range(0, count, chunk):
             rows = torch.arange(start, min(start + chunk, count))
             yield len(rows) / count, *self._take(rows)
 
-    def _take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _take(self, rows: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.examples.take(rows, self.passes.device)

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedstrategies.objectives.autograd import AutogradClient
 from fedstrategies.objectives.dense_client import DenseClient, dense_gradients, dense_values
 from fedstrategies.objectives.dense_network import dense_network
+from fedstrategies.objectives.dense_watch import watch_of
 from fedstrategies.objectives.looped import LoopedObjectives
 
 if TYPE_CHECKING:
@@ -34,13 +35,18 @@ def dense_client_of(client: AutogradClient) -> DenseClient | None:
     )
     if network is None:
         return None
+    # Detached: the count of writes is the user's, and tensors of inference mode have one.
+    labels = targets.detach()
     return DenseClient(
         network=network,
         features=features.detach().view(len(features), -1).numpy(),
-        targets=targets.detach().cpu().numpy(),
+        targets=labels.cpu().numpy(),
         batch_size=client.batch_size,
         chunk_size=client.chunk_size,
         l2=client.l2,
+        watch=watch_of(passes.module, client.loss),
+        labels=labels,
+        version=labels._version,
     )
 
 
@@ -87,10 +93,16 @@ class DenseObjectives(LoopedObjectives):
 
     def _chosen(self, x: Tensor, clients: Tensor | None) -> list[DenseClient] | None:
         """The selected clients; None if x or one of them is not what was stacked."""
-        chosen = []
+        chosen: list[DenseClient] = []
+        watch = None
         for row in self.rows_for(x, clients):
             client = self._clients[row]
             if client is None or client is not self._members[row].dense or not client.fits(x):
                 return None
+            # Clients of one module and one loss have one watch.
+            if client.watch is not watch:
+                watch = client.watch
+                if not watch.unchanged():
+                    return None
             chosen.append(client)
         return chosen

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedstrategies.objectives.dense_kernels import Numbers, scores, values, values_and_gradients
+from fedstrategies.objectives.dense_block import Block, evaluate
+from fedstrategies.objectives.dense_kernels import Numbers, scores
 from fedstrategies.objectives.dense_network import DenseNetwork
+from fedstrategies.objectives.dense_watch import DenseWatch
 from fedstrategies.random import sample_without_replacement
 
 __all__ = ["DenseClient", "dense_gradients", "dense_values"]
+
+_Result = TypeVar("_Result")
 
 # Clients are taken together while their rows, models and gradients take at most this much: the
 # backward pass then finds in the cache what the forward pass has read.
@@ -38,6 +42,12 @@ class DenseClient:
         As in `TorchObjective`.
     l2 : float
         lambda.
+    watch : DenseWatch
+        Whether the module and the loss are still those of ``network``.
+    labels : Tensor
+        The targets as the user has them.
+    version : int
+        ``labels._version`` when they were found to be classes.
     """
 
     network: DenseNetwork
@@ -46,6 +56,9 @@ class DenseClient:
     batch_size: int | None
     chunk_size: int | None
     l2: float
+    watch: DenseWatch
+    labels: Tensor
+    version: int
 
     def drawn(self, keyed: bool) -> int | None:
         """Number of examples of a mini-batch; None: all are used."""
@@ -54,9 +67,10 @@ class DenseClient:
         return self.batch_size
 
     def fits(self, x: Tensor) -> bool:
-        """Whether x is of the kind that the kernels take."""
+        """Whether x is of the kind that the kernels take, and nobody has written to the labels."""
         return (
-            x.dtype == self.network.dtype
+            self.labels._version == self.version
+            and x.dtype == self.network.dtype
             and x.device.type == "cpu"
             and x.shape[-1:] == (self.network.dimension,)
         )
@@ -75,21 +89,20 @@ class DenseClient:
         gradient = x.new_empty(x.shape)
         chosen = rows.numpy()
         features, targets = self.features[chosen], self.targets[chosen]
-        block = _Block(slice(0, 1), self, features[None], targets[None], None)
+        block = Block(slice(0, 1), self, features[None], targets[None], None)
         point = x.detach().contiguous().numpy()
-        found = _evaluate(block, point[None], gradient.numpy()[None])
+        found = evaluate(block, point[None], gradient.numpy()[None])
         return torch.from_numpy(found)[0], gradient
 
-    @contextmanager
-    def scoring(self, x: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Gives the scores of features (B, ...) under x (d,): shape (B, K)."""
+    def scored(self, x: Tensor, work: Callable[[Callable[[Tensor], Tensor]], _Result]) -> _Result:
+        """What ``work`` makes of the scores (B, K) of features (B, ...) under x (d,)."""
         points = x.detach().contiguous().numpy()[None]
 
         def scores_of(features: Tensor) -> Tensor:
             rows = features.detach().reshape(1, len(features), -1).numpy()
             return torch.from_numpy(scores(self.network, points, rows)[0])
 
-        yield scores_of
+        return work(scores_of)
 
 
 def dense_gradients(
@@ -125,31 +138,15 @@ def _collected(
         places = block.places
         own = points[None] if points.ndim == 1 else points[places]
         if slopes is None or isinstance(places, slice):
-            given[places] = _evaluate(block, own, None if slopes is None else slopes[places])
+            given[places] = evaluate(block, own, None if slopes is None else slopes[places])
         else:
             part = np.empty((len(places), slopes.shape[1]), dtype=slopes.dtype)
-            given[places] = _evaluate(block, own, part)
+            given[places] = evaluate(block, own, part)
             slopes[places] = part
     return values
 
 
-@dataclass(frozen=True, eq=False)
-class _Block:
-    """Clients with equally many examples: where they stand, and the examples.
-
-    ``like`` has their network and l2; ``chunk`` is how many examples to take at a time.
-    """
-
-    places: slice | Numbers
-    like: DenseClient
-    features: Numbers
-    targets: Numbers
-    chunk: int | None
-
-
-def _blocks(
-    clients: Sequence[DenseClient], keys: Tensor | None, dimension: int
-) -> Iterator[_Block]:
+def _blocks(clients: Sequence[DenseClient], keys: Tensor | None, dimension: int) -> Iterator[Block]:
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, one in enumerate(clients):
         size = one.drawn(keys is not None)
@@ -180,12 +177,12 @@ def _block_length(like: DenseClient, size: int | None, dimension: int) -> int:
 
 def _side_by_side(
     places: list[int], clients: Sequence[DenseClient], draws: Numbers | None
-) -> _Block:
+) -> Block:
     like = clients[0]
     in_order = places[-1] - places[0] == len(places) - 1
     where = slice(places[0], places[-1] + 1) if in_order else np.array(places)
     if draws is None and len(clients) == 1:
-        return _Block(where, like, like.features[None], like.targets[None], like.chunk_size)
+        return Block(where, like, like.features[None], like.targets[None], like.chunk_size)
     count = len(like.features) if draws is None else draws.shape[1]
     features = np.empty((len(clients), count, *like.features.shape[1:]), like.features.dtype)
     targets = np.empty((len(clients), count, *like.targets.shape[1:]), like.targets.dtype)
@@ -197,54 +194,4 @@ def _side_by_side(
             np.take(one.features, draws[row], axis=0, out=features[row], mode="clip")
             np.take(one.targets, draws[row], axis=0, out=targets[row], mode="clip")
     chunk = like.chunk_size if draws is None else None
-    return _Block(where, like, features, targets, chunk)
-
-
-def _evaluate(block: _Block, points: Numbers, gradients: Numbers | None) -> Numbers:
-    """Values (C,) of a block, its gradients (C, d) written; points are (1, d) or (C, d)."""
-    like, features, targets = block.like, block.features, block.targets
-    shape = (len(features), points.shape[1])
-    every = points if len(points) == len(features) else np.broadcast_to(points, shape)
-    if block.chunk is None or block.chunk >= features.shape[1]:
-        found = _data_part(like.network, every, features, targets, gradients)
-    else:
-        found = _in_chunks(like.network, block.chunk, every, features, targets, gradients)
-    if like.l2:
-        # A point shared by all is squared once.
-        found += 0.5 * like.l2 * (points * points).sum(axis=1)
-        if gradients is not None:
-            gradients += like.l2 * points
-    return found
-
-
-def _in_chunks(
-    network: DenseNetwork,
-    chunk: int,
-    points: Numbers,
-    features: Numbers,
-    targets: Numbers,
-    gradients: Numbers | None,
-) -> Numbers:
-    found = np.zeros(len(features), dtype=features.dtype)
-    part = None if gradients is None else np.empty_like(gradients)
-    if gradients is not None:
-        gradients[:] = 0.0
-    for start in range(0, features.shape[1], chunk):
-        some = features[:, start : start + chunk]
-        share = some.shape[1] / features.shape[1]
-        found += share * _data_part(network, points, some, targets[:, start : start + chunk], part)
-        if gradients is not None and part is not None:
-            gradients += share * part
-    return found
-
-
-def _data_part(
-    network: DenseNetwork,
-    points: Numbers,
-    features: Numbers,
-    targets: Numbers,
-    gradients: Numbers | None,
-) -> Numbers:
-    if gradients is None:
-        return values(network, points, features, targets)
-    return values_and_gradients(network, points, features, targets, gradients)
+    return Block(where, like, features, targets, chunk)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, TypeAlias, cast
@@ -11,8 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from fedstrategies.layout import Layout
+from fedstrategies.objectives.standing import HOOKS
 
-__all__ = ["Affine", "DenseNetwork", "Elementwise", "dense_network", "hooked"]
+__all__ = [
+    "Affine",
+    "DenseNetwork",
+    "Elementwise",
+    "altered",
+    "dense_network",
+    "is_cross_entropy",
+]
 
 Elementwise: TypeAlias = Literal["relu", "tanh", "sigmoid", "gelu"]
 MeanLoss: TypeAlias = Literal["cross-entropy", "squares"]
@@ -100,9 +108,10 @@ def dense_network(
     """
     layers = list(_layers(module))
     affine = [layer for layer in layers if type(layer) is nn.Linear]
-    if not affine or None in layers or hooked(module.modules()):
+    if not affine or None in layers or altered(module.modules()):
         return None
-    flat = features.ndim == 2 or type(layers[0]) is nn.Flatten
+    # Flatten refuses features without a second axis, and torch is to say so.
+    flat = features.ndim == 2 or (features.ndim > 2 and type(layers[0]) is nn.Flatten)
     if not (flat and len(features) and features[0].numel() == affine[0].in_features):
         return None
     if layout.dtype not in (torch.float32, torch.float64) or features.dtype != layout.dtype:
@@ -132,9 +141,24 @@ def dense_network(
     )
 
 
-def hooked(modules: Iterator[nn.Module] | tuple[nn.Module, ...]) -> bool:
-    """Whether somebody listens to the forward passes of some of these."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+def is_cross_entropy(loss: MeanLossFunction) -> bool:
+    """Whether a loss is the mean of -log softmax(z)_c and nothing else, for classes c >= 0."""
+    return loss is nn.functional.cross_entropy or (
+        type(loss) is nn.CrossEntropyLoss
+        and not altered([loss])
+        and loss.weight is None
+        and loss.label_smoothing == 0.0
+        and loss.reduction == "mean"
+        # A class that is ignored is no class.
+        and loss.ignore_index < 0
+    )
+
+
+def altered(modules: Iterable[nn.Module]) -> bool:
+    """Whether somebody listens to the passes of some of these, or has replaced one."""
+    return any(
+        "forward" in vars(module) or any(vars(module)[name] for name in HOOKS) for module in modules
+    )
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module | None]:
@@ -176,12 +200,9 @@ def _places(
 def _mean_loss(
     loss: MeanLossFunction, features: Tensor, targets: Tensor, outputs: int
 ) -> MeanLoss | None:
-    if loss is nn.functional.cross_entropy or (
-        type(loss) is nn.CrossEntropyLoss
-        and loss.weight is None
-        and loss.label_smoothing == 0.0
-        and loss.reduction == "mean"
-    ):
+    if isinstance(loss, nn.Module) and altered([loss]):
+        return None
+    if is_cross_entropy(loss):
         if targets.ndim != 1 or targets.dtype != torch.int64:
             return None
         # Others are ignored or an error; torch knows which.

@@ -54,13 +54,13 @@ class Examples:
         """All features and targets, where they are tensors in memory."""
         return self._source if isinstance(self._source, tuple) else None
 
-    def take(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    def take(self, rows: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
         """Features and targets of some examples.
 
         Parameters
         ----------
-        rows : Tensor
-            int64 row numbers, shape (B,).
+        rows : Tensor or None
+            int64 row numbers, shape (B,); None: all, tensors as they are and not copies.
         device : torch.device
             Where to put them.
 
@@ -71,11 +71,12 @@ class Examples:
         """
         if isinstance(self._source, tuple):
             features, targets = self._source
-            if len(rows) < self._length:
+            if rows is not None:
                 rows = rows.to(features.device)
                 features, targets = features[rows], targets[rows]
         else:
-            batch = default_collate([self._source[row] for row in rows.tolist()])
+            numbers = range(self._length) if rows is None else rows.tolist()
+            batch = default_collate([self._source[row] for row in numbers])
             if len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
                 raise ValueError("the data set's items must be pairs (features, target)")
             features, targets = batch

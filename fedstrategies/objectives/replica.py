@@ -7,46 +7,16 @@ alone (tensors are shared), and the tensors are put into the copy.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from threading import local
-from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-__all__ = ["Replica", "Settings", "replica_of", "settings_of"]
+from fedstrategies.objectives.standing import Standing
 
-Settings: TypeAlias = tuple[object, ...]
-
-_PLAIN = frozenset({bool, int, float, str, type(None)})
-
-
-def settings_of(modules: Sequence[nn.Module]) -> Settings:
-    """What a caller may change on the layers of a module between two calls.
-
-    Parameters
-    ----------
-    modules : sequence of torch.nn.Module
-        The module and everything in it.
-
-    Returns
-    -------
-    tuple
-        Modes, rates and other plain attributes, and which hooks there are.
-    """
-    found: list[object] = []
-    for module in modules:
-        for value in vars(module).values():
-            kind = type(value)
-            if kind in _PLAIN:
-                found.append(value)
-            elif kind is OrderedDict and value:
-                # Hooks are numbered, and a number is never used again.
-                found.append(tuple(value))
-    return tuple(found)
+__all__ = ["Replica", "replica_of"]
 
 
 class Replica:
@@ -58,6 +28,11 @@ class Replica:
     ----------
     module : torch.nn.Module
         What is copied; never written to.
+
+    Attributes
+    ----------
+    names : frozenset of str
+        Of its parameters and buffers; of tied ones, the first.
 
     Raises
     ------
@@ -85,6 +60,7 @@ class Replica:
             id(tensor): name
             for name, tensor in (*module.named_parameters(), *module.named_buffers())
         }
+        self.names = frozenset(names.values())
         self._slots: dict[str, list[tuple[dict[str, Tensor | None], str, Tensor | None]]] = {}
         for prefix, layer in self.module.named_modules():
             for held in (layer._parameters, layer._buffers):
@@ -92,45 +68,45 @@ class Replica:
                     name = f"{prefix}.{leaf}" if tensor is None else names[id(tensor)]
                     self._slots.setdefault(name, []).append((held, leaf, tensor))
 
-    @contextmanager
-    def holding(self, state: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-        """The copy with other tensors in it; they are let go at the end.
+    def hold(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """The copy with other tensors in it, until `let_go` is called, which must be.
 
         Parameters
         ----------
         state : mapping of str to Tensor
             By the names of the module's parameters and buffers; tied ones follow.
         """
-        try:
-            for name, tensor in state.items():
-                for held, leaf, _ in self._slots[name]:
-                    held[leaf] = tensor
-            yield self.module
-        finally:
-            for slots in self._slots.values():
-                for held, leaf, original in slots:
-                    held[leaf] = original
+        for name, tensor in state.items():
+            for held, leaf, _ in self._slots[name]:
+                held[leaf] = tensor
+        return self.module
+
+    def let_go(self) -> None:
+        """The tensors that are shared with the module are put back."""
+        for slots in self._slots.values():
+            for held, leaf, original in slots:
+                held[leaf] = original
 
 
 class _Replicas(local):
     """Those of the running thread: a cache, which changes no result and keeps no module alive."""
 
     def __init__(self) -> None:
-        self.known: WeakKeyDictionary[nn.Module, tuple[Settings, Replica]] = WeakKeyDictionary()
+        self.known: WeakKeyDictionary[nn.Module, tuple[Standing, Replica]] = WeakKeyDictionary()
 
 
 _REPLICAS = _Replicas()
 
 
-def replica_of(module: nn.Module, settings: Settings) -> Replica:
-    """The running thread's copy of a module, made anew when the module's settings have changed.
+def replica_of(module: nn.Module, standing: Standing) -> Replica:
+    """The running thread's copy of a module, made anew when the module stands otherwise.
 
     Parameters
     ----------
     module : torch.nn.Module
         What is copied.
-    settings : tuple
-        `settings_of` all its layers, now.
+    standing : Standing
+        Its own, now.
 
     Raises
     ------
@@ -138,7 +114,7 @@ def replica_of(module: nn.Module, settings: Settings) -> Replica:
         If the module cannot be copied.
     """
     known = _REPLICAS.known.get(module)
-    if known is None or known[0] != settings:
-        known = settings, Replica(module)
+    if known is None or known[0] is not standing:
+        known = standing, Replica(module)
         _REPLICAS.known[module] = known
     return known[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -32,7 +32,9 @@ class TorchObjective(Objective):
     part under adapters, say) and the buffers stay with this object. The module itself is never
     written to: every thread puts the parameters, and throwaway copies of the buffers, into a
     replica of its own. So clients may share one module, and should: replicas are made once for
-    each module and thread. They follow the module's mode, its hooks and its plain attributes.
+    each module and thread. Before each evaluation they follow what was changed on the module (mode,
+    hooks, attributes, layers); dense networks in closed form follow the loss's options, too. Which
+    parameters there are, and the frozen part and the buffers, are taken when this object is made.
 
     The module's mode is the caller's choice. In training mode dropout draws from the client's key
     (without key: from a fixed one), and batch normalisation uses
@@ -54,6 +56,7 @@ class TorchObjective(Objective):
         ``loss(output, target)``, the mean over the batch, e.g. ``nn.CrossEntropyLoss()``.
     data : torch.utils.data.Dataset or tuple of (Tensor, Tensor)
         A map-style data set of (features, target) pairs, or both stacked along a first axis.
+        Tensors are not copied.
     batch_size : int, optional
         B: with a key, f_i is estimated on B examples drawn without replacement. None: full.
     l2 : float
@@ -78,7 +81,8 @@ class TorchObjective(Objective):
     ------
     ValueError
         If there is no example, nothing matches ``trainable``, a size is not positive, l2 is
-        negative or not finite, or ``statistics_from`` has another layout.
+        negative or not finite, or ``statistics_from`` has another layout. On evaluation: if the
+        module writes to a parameter, or has got or lost one.
     """
 
     def __init__(
@@ -162,13 +166,14 @@ class TorchObjective(Objective):
 
     @property
     def concurrent(self) -> bool:
-        """Whether the examples are in memory and no layer draws (dropout in training mode).
+        """Whether the examples are in memory and no layer is known to draw (as dropout does).
 
-        Whether it draws is seen when the module is used; before, it is tried on a few examples.
+        That is seen when the module is used; before, it is tried on a few examples. A layer that
+        draws later is noticed, and keeps the other threads out.
         """
         if self.examples.tensors is None:
             return False
-        if self.dense is not None:
+        if self.dense is not None and self.dense.watch.unchanged():
             return True
         try:
             return not self.autograd.draws(_TRIED)
@@ -218,31 +223,29 @@ class TorchObjective(Objective):
         scores. Targets of one score an example are compared with its sign: positive against
         targets above 0 (so both 0/1 and -1/+1 will do).
         """
-        correct, total = 0, 0
-        with torch.no_grad(), self._client(x).scoring(x) as scores:
+
+        def fraction(scores: Callable[[Tensor], Tensor]) -> float:
+            correct, total = 0, 0
             for features, targets in self.autograd.batches():
                 hits = correct_rows(scores(features), targets)
                 if hits is None:
-                    return torch.full((), float("nan"), dtype=x.dtype, device=x.device)
+                    return float("nan")
                 correct += int(hits.sum())
                 total += hits.numel()
-        return torch.full((), correct / total, dtype=x.dtype, device=x.device)
+            return correct / total
+
+        found = self._client(x).scored(x, fraction)
+        return torch.full((), found, dtype=x.dtype, device=x.device)
 
     def random_draws(self, key: Tensor | None) -> AbstractContextManager[object]:
-        """Layers that draw (dropout) use torch's global generators: seed and restore them.
-
-        Parameters
-        ----------
-        key : Tensor or None
-            int64, shape (1,); None: a fixed seed.
-        """
-        return self.autograd.passes.opened(key)
+        """Torch's generators seeded by the key (1,), or fixed, and restored."""
+        return self.autograd.passes.seeded(key)
 
     def _statistics(self, x: Tensor) -> dict[str, Tensor]:
         return self.autograd.statistics(x.detach().to(self.device))
 
     def _client(self, x: Tensor) -> DenseClient | AutogradClient:
         """Who evaluates at x: the kernel, for points it was made for; torch names the others."""
-        if self.dense is not None and self.dense.fits(x):
+        if self.dense is not None and self.dense.fits(x) and self.dense.watch.unchanged():
             return self.dense
         return self.autograd

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
 from fedstrategies.objectives.looped import LoopedObjectives
-from fedstrategies.objectives.replica import replica_of, settings_of
+from fedstrategies.objectives.replica import replica_of
+from fedstrategies.objectives.standing import standing_of
+from fedstrategies.objectives.unwritten import raise_if_written, versions_of
 from fedstrategies.random import sample_without_replacement
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def _together(
         batches.append(one.examples.take(drawn[0], like.device))
     features, targets = (torch.stack(parts) for parts in zip(*batches, strict=True))
     passes = like.autograd.passes
-    module = replica_of(like.module, settings_of(tuple(like.module.modules()))).module
+    module = replica_of(like.module, standing_of(like.module)).module
 
     def loss(
         point: Tensor, buffers: dict[str, Tensor], features: Tensor, targets: Tensor
@@ -105,7 +107,8 @@ def _together(
         name: buffer.expand(len(members), *buffer.shape).clone()
         for name, buffer in passes.buffers.items()
     }
-    moved = points.detach().to(like.device)
+    moved = points.data.to(like.device)
+    versions = versions_of(moved, passes.frozen)
     try:
         slopes, losses = vmap(grad_and_value(loss))(moved, buffers, features, targets)
     except RuntimeError as error:
@@ -115,6 +118,7 @@ def _together(
             f"{type(like.module).__name__} draws random numbers (dropout), which vectorized=True "
             "cannot do by client; call module.eval() or leave vectorized out"
         ) from error
+    raise_if_written(like.module, versions, moved, passes.frozen)
     l2 = torch.tensor([one.l2 for one in members], dtype=points.dtype, device=like.device)
     if bool(l2.any()):
         losses = losses + 0.5 * l2 * (moved * moved).sum(dim=1)

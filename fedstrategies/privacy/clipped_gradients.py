@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedstrategies.objectives import TorchObjective
+from fedstrategies.objectives.dense_network import altered, is_cross_entropy
 from fedstrategies.privacy.clipping import clipped_softmax_mean
 from fedstrategies.privacy.mechanism import GaussianMechanism
 from fedstrategies.privacy.per_example import check_module, clipped_module_mean
@@ -92,18 +93,9 @@ class ClippedGradients:
 
 def _is_softmax(objective: TorchObjective) -> bool:
     module, loss = objective.module, objective.loss
-    if type(module) is not nn.Linear:
+    if type(module) is not nn.Linear or altered([module]) or not is_cross_entropy(loss):
         return False
     if set(objective.layout.names) != {name for name, _ in module.named_parameters()}:
         return False
     features, targets = objective.examples.take(torch.tensor([0]), torch.device("cpu"))
-    if features.ndim != 2 or targets.ndim != 1 or targets.is_floating_point():
-        return False
-    if loss is nn.functional.cross_entropy:
-        return True
-    return (
-        type(loss) is nn.CrossEntropyLoss
-        and loss.weight is None
-        and loss.label_smoothing == 0.0
-        and loss.reduction == "mean"
-    )
+    return features.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()

@@ -228,30 +228,53 @@ def listened_to():
     return module
 
 
+def listened_to_on_the_way_back():
+    module = chain((6, 4, 3))
+    module[2].register_full_backward_hook(lambda layer, given, slopes: (3 * given[0],))
+    return module
+
+
+def replaced_forward():
+    module = chain((6, 4, 3))
+    module[2].forward = torch.sin
+    return module
+
+
+def doubled_loss():
+    loss = nn.CrossEntropyLoss()
+    loss.register_forward_hook(lambda layer, given, output: 2 * output)
+    return loss
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"module": Scaled(nn.Linear(6, 3))},
         {"module": tied()},
         {"module": listened_to()},
-        {"module": nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.5))},
+        {"module": nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.5)).eval()},
         {"module": nn.Sequential(nn.Linear(6, 3), nn.GELU(approximate="tanh"))},
         {"module": nn.utils.parametrizations.weight_norm(nn.Linear(6, 3))},
         {"loss": nn.CrossEntropyLoss(label_smoothing=0.1)},
         {"loss": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]).double())},
         {"loss": nn.CrossEntropyLoss(reduction="sum")},
+        {"loss": nn.CrossEntropyLoss(ignore_index=1)},
+        {"loss": doubled_loss()},
+        {"module": listened_to_on_the_way_back()},
+        {"module": replaced_forward()},
         {"data": Pairs()},
         {"data": (normal(4, 6), torch.tensor([0, 1, -100, 2]))},
         {"data": (normal(4, 6).T.contiguous().T, torch.tensor([0, 1, 1, 2]))},
     ],
 )
 def test_what_is_anything_else_is_left_to_autograd(options):
-    options = {"module": chain((6, 3))} | options
-    options["module"] = options["module"].double()
+    options = {"module": chain((6, 3)), "loss": nn.CrossEntropyLoss()} | options
+    module, loss = options["module"].double(), options["loss"]
     objective = client(**options)
     assert type(objective.as_batch) is LoopedObjectives
-    x = normal(objective.dimension, seed=2)
-    assert torch.isfinite(objective.value_and_gradient(x)[1]).all()
+    rows = objective.examples.take(None, objective.device)
+    expected = by_autograd(module, loss, rows)
+    torch.testing.assert_close(objective.value_and_gradient(start(objective)), expected)
 
 
 def test_a_function_used_twice_acts_twice():
@@ -300,3 +323,95 @@ def test_another_loss_counts_where_the_clients_are_stacked_already():
     near = {"rtol": 1e-13, "atol": 1e-14}
     torch.testing.assert_close(found[0], values * torch.tensor([1, 2]), **near)
     torch.testing.assert_close(found[1], gradients * torch.tensor([[1], [2]]), **near)
+
+
+def smoothed(module, loss, targets):
+    loss.label_smoothing = 0.5
+
+
+def ignoring(module, loss, targets):
+    loss.ignore_index = 1
+
+
+def weighted(module, loss, targets):
+    loss.weight = torch.tensor([1.0, 2.0, 3.0]).double()
+
+
+def heard(module, loss, targets):
+    module[1].register_forward_hook(lambda layer, given, output: 3 * output)
+
+
+def heard_backwards(module, loss, targets):
+    module[2].register_full_backward_hook(lambda layer, given, slopes: (3 * given[0],))
+
+
+def another_function(module, loss, targets):
+    module[2] = nn.Sigmoid()
+
+
+def another_forward(module, loss, targets):
+    module[2].forward = lambda rows: 2 * rows
+
+
+def one_more_layer(module, loss, targets):
+    module.append(nn.Tanh())
+
+
+def relabelled(module, loss, targets):
+    targets[3] = -100
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(smoothed, ignoring, weighted, heard, heard_backwards, another_function),
+        *(another_forward, one_more_layer, relabelled),
+    ],
+)
+@pytest.mark.parametrize("own", [True, False])
+def test_what_is_changed_later_on_module_loss_or_targets_counts(change, own):
+    features, targets = examples(23, (6,), 3, seed=1)
+    module, loss = chain((6, 4, 3)), nn.CrossEntropyLoss()
+    other = chain((6, 4, 3)) if own else module
+    clients = [
+        client(other, seed=2, loss=nn.CrossEntropyLoss() if own else loss),
+        client(module, data=(features, targets), loss=loss),
+    ]
+    batched, x = TorchObjective.stack(clients), start(clients[1])
+    assert isinstance(batched, DenseObjectives)
+    batched.value_and_gradient(x)
+    change(module, loss, targets)
+    expected = by_autograd(module, loss, (features, targets))
+    torch.testing.assert_close(clients[1].value_and_gradient(x), expected)
+    torch.testing.assert_close(clients[1].value(x), expected[0])
+    values, gradients = batched.value_and_gradient(x)
+    torch.testing.assert_close((values[1], gradients[1]), expected)
+    torch.testing.assert_close(batched.values(x)[1], expected[0])
+    assert clients[1].concurrent
+
+
+def test_a_parameter_that_is_new_is_named():
+    objective = client(chain((6, 4, 3)))
+    x = start(objective)
+    objective.value(x)
+    nn.utils.parametrizations.weight_norm(objective.module[1])
+    with pytest.raises(ValueError, match=r"got or lost parameters .*1\.weight"):
+        objective.value(x)
+
+
+def test_flatten_needs_a_second_axis_as_in_torch():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(1, 3, dtype=torch.float64))
+    objective = client(module, data=(normal(4), torch.tensor([0, 1, 1, 2])))
+    with pytest.raises(IndexError):
+        objective.value(start(objective))
+
+
+def test_rows_may_be_named_more_than_once():
+    rows = torch.tensor([3, 3, 0, 3, 3, 3])
+    data = normal(6, 6, seed=1), torch.arange(6) % 3
+    for function in (nn.Tanh, nn.LeakyReLU):
+        module = chain((6, 4, 3), function)
+        objective = client(module, data=data)
+        assert (objective.dense is None) == (function is nn.LeakyReLU)
+        expected = by_autograd(module, nn.CrossEntropyLoss(), (data[0][rows], data[1][rows]))
+        torch.testing.assert_close(objective.at_rows(start(objective), rows), expected)

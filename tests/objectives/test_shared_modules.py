@@ -14,7 +14,8 @@ from fedstrategies.objectives import (
     TorchObjective,
     lstm_classifier,
 )
-from fedstrategies.objectives.replica import Replica, replica_of, settings_of
+from fedstrategies.objectives.replica import Replica, replica_of
+from fedstrategies.objectives.standing import standing_of
 from fedstrategies.threads import single_threaded
 from tests.objectives.clients import normal, random_clients
 
@@ -259,14 +260,18 @@ def test_recurrent_modules_go_by_the_parameters_they_are_given():
 
 def test_replicas_share_the_tensors_and_are_kept_while_the_module_lives():
     module = Branched()
-    settings = settings_of(tuple(module.modules()))
-    replica = replica_of(module, settings)
-    assert replica_of(module, settings) is replica
+    # Neither what is bound to the module nor what closes over it keeps it alive.
+    module.bound, module.closed = module.forward, lambda: None
+    standing = standing_of(module)
+    replica = replica_of(module, standing)
+    assert standing_of(module) is standing
+    assert replica_of(module, standing) is replica
     assert replica.module is not module
     assert replica.module.head.weight is module.head.weight
-    with replica.holding({"head.weight": torch.zeros(3, 32)}) as held:
-        assert (held.head.weight == 0).all()
-        assert (module.head.weight != 0).any()
+    held = replica.hold({"head.weight": torch.zeros(3, 32)})
+    assert (held.head.weight == 0).all()
+    assert (module.head.weight != 0).any()
+    replica.let_go()
     assert replica.module.head.weight is module.head.weight
     gone = weakref.ref(module)
     del module, held
