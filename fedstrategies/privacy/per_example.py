@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedstrategies.objectives import TorchObjective
+from fedstrategies.objectives.dense_network import altered
 from fedstrategies.privacy.accountant import opacus_module
 from fedstrategies.privacy.clipping import clip_factors
 from fedstrategies.privacy.errors import PrivacyError
@@ -43,6 +44,11 @@ def check_module(module: nn.Module) -> None:
     ]
     if not found and coupled:
         found = ["BatchNorm makes each example depend on the others of its batch"]
+    if altered(module.modules()):
+        raise PrivacyError(
+            f"{type(module).__name__} has no private gradients: it has hooks of the user's or a "
+            "replaced forward, which Opacus does not see; remove them"
+        )
     if not module.training:
         raise PrivacyError(
             f"{type(module).__name__} has no private gradients: {'; '.join(found)}; "
