@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -21,6 +22,7 @@ from fedstrategies.engines.session import InProcessSession
 from fedstrategies.engines.virtual_grid import Fast, VirtualGrid
 from fedstrategies.flower import BaseClient, BaseStrategy, CohortSession, FedApp
 from fedstrategies.flower.private import client_error, identify, over_the_wire
+from fedstrategies.flower.record_files import Record
 from fedstrategies.objectives import BatchedObjective
 from fedstrategies.threads import single_threaded
 
@@ -114,7 +116,11 @@ class CohortGrid(VirtualGrid):
         return message_id
 
     def execute(self, message: Message, node: int) -> Message:
-        """Run the ClientApp of one node; its state changes only if the app returns."""
+        """Run the ClientApp of one node; its state changes only if the app returns.
+
+        That holds for records that the app replaces and for entries it changes in place. An
+        `Array` itself is shared, not copied: it must be replaced, as Flower's own code does.
+        """
         self._write_memory(node)
         before = self._contexts[node]
         # A copy of the state: what a client did before it raised must not last.
@@ -122,7 +128,7 @@ class CohortGrid(VirtualGrid):
             run_id=before.run_id,
             node_id=node,
             node_config=before.node_config,
-            state=RecordDict(dict(before.state)),
+            state=RecordDict({key: _copied(record) for key, record in before.state.items()}),
             run_config=before.run_config,
         )
         try:
@@ -144,6 +150,8 @@ class CohortGrid(VirtualGrid):
     @contexts.setter
     def contexts(self, contexts: Mapping[int, Context]) -> None:
         self._contexts = dict(contexts)
+        # What is owed belongs to the nodes that were there: these have no receipts for it.
+        self._handover = None
 
     @property
     def receipts(self) -> Mapping[int, Context]:
@@ -194,3 +202,12 @@ class CohortGrid(VirtualGrid):
     def new_session(self, strategy: BaseStrategy) -> CohortSession:
         """The session, where there is no reason against it."""
         return InProcessSession(self, strategy)
+
+
+def _copied(record: Record) -> Record:
+    """A record whose entries may be changed without the other's; no numbers are copied."""
+    copy = record.copy()
+    lists: Any = {name: value for name, value in record.items() if isinstance(value, list)}
+    for name, value in lists.items():
+        copy[name] = value.copy()
+    return copy

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -21,6 +22,7 @@ from fedstrategies.engines.gathering import Gathering
 from fedstrategies.flower import ClientRule
 from fedstrategies.flower.on_device import step_on_device
 from fedstrategies.objectives import BatchedObjective
+from fedstrategies.objectives.last_point import without_memory
 
 __all__ = ["Execution", "available_cores"]
 
@@ -42,7 +44,7 @@ _SAMPLE = 2
 """Chunks for each thread when the pool is measured."""
 
 _REPEATS, _LONG_ENOUGH = 3, 0.5
-"""How often short work is timed, and the seconds from which once is enough."""
+"""How often short work is timed, and the seconds of timing after which it is not repeated."""
 
 _Chunk: TypeAlias = slice
 _Work: TypeAlias = Callable[[_Chunk], None]
@@ -63,7 +65,9 @@ class Execution:
     takes as many clients as keeps its temporaries bounded. Objectives that are `concurrent` may
     run in a pool of threads, which torch and numpy leave free to run side by side. Whether they
     do is measured once for each kind of rule: the same chunks are computed in one thread and
-    in the pool, and the pool is kept if it was faster. The bits are the same either way.
+    in the pool, and the pool is kept if it was faster. Gradients that the objective remembers
+    (round 1 starts where f was recorded) are computed while it is measured, for most rounds have
+    to. The bits are the same either way.
 
     Threads inside torch and BLAS must be pinned to one by the caller
     (`fedstrategies.threads.single_threaded`).
@@ -73,7 +77,9 @@ class Execution:
     workers : int or None
         Threads at most; None: `available_cores`.
     chunk : int or None
-        Clients at a time; None: as many as their models' bytes suggest.
+        Clients at a time; None: as many as their models' bytes suggest. On an accelerator no
+        more than these are at work at all: what a client was promised is a share of its memory.
+        On the CPU each thread has as many.
 
     Raises
     ------
@@ -127,17 +133,19 @@ class Execution:
         if len(together) > 1:
             gathering = Gathering(len(clients))
 
-            def work(chunk: _Chunk) -> None:
-                found = step_on_device(
-                    rule, memory, x, objective, keys[chunk], clients=clients[chunk]
-                )
+            def work(chunk: _Chunk, asked: BatchedObjective = objective) -> None:
+                found = step_on_device(rule, memory, x, asked, keys[chunk], clients=clients[chunk])
                 gathering.put(chunk.start, *found)
 
-            if self._in_pool(type(rule), objective, work, alone, together):
-                self._side_by_side(work, together)
+            several, done = self._threads(objective) > 1, 0
+            if several and type(rule) not in self.pooled:
+                afresh = partial(work, asked=without_memory(objective))
+                done = self._measure(type(rule), afresh, alone, together)
+            if several and self.pooled[type(rule)]:
+                self._side_by_side(work, _from(done, together))
                 return gathering.result()
-            if len(alone) > 1:
-                _in_turn(work, alone)
+            if done or len(alone) > 1:
+                _in_turn(work, _from(done, alone))
                 return gathering.result()
         everyone = None if len(clients) == len(objective) else clients
         return step_on_device(rule, memory, x, objective, keys, clients=everyone)
@@ -149,7 +157,9 @@ class Execution:
             self._pool = None
 
     def _threads(self, objective: BatchedObjective) -> int:
-        return self.workers if objective.concurrent else 1
+        # Shares of a GPU are shares of its memory, of which several chunks would take several.
+        shared = self.chunk is not None and objective.device.type != "cpu"
+        return self.workers if objective.concurrent and not shared else 1
 
     def _plans(
         self, objective: BatchedObjective, clients: int
@@ -169,32 +179,24 @@ class Execution:
         shared = min(-(-count // threads) * threads, max(count, useful), clients)
         return _split(clients, count), _split(clients, shared)
 
-    def _in_pool(
-        self,
-        kind: type,
-        objective: BatchedObjective,
-        work: _Work,
-        alone: Sequence[_Chunk],
-        together: Sequence[_Chunk],
-    ) -> bool:
-        """Whether to compute in the pool: if it does the first chunks sooner than one thread."""
-        if self._threads(objective) == 1:
-            return False
-        if kind in self.pooled:
-            return self.pooled[kind]
+    def _measure(
+        self, kind: type, work: _Work, alone: Sequence[_Chunk], together: Sequence[_Chunk]
+    ) -> int:
+        """Note whether the pool does the first chunks sooner than one thread.
+
+        Returns the number of clients that are done with it.
+        """
         sample = together[: _SAMPLE * self.workers]
-        same = [chunk for chunk in alone if chunk.start < sample[-1].stop]
-        same[-1] = slice(same[-1].start, sample[-1].stop)
+        done: int = sample[-1].stop
+        same = [slice(chunk.start, min(chunk.stop, done)) for chunk in alone if chunk.start < done]
         # Untimed: threads start, modules are replicated for them, what is lazy is solved for.
         self._side_by_side(work, sample)
-        one = many = float("inf")
-        for _ in range(_REPEATS):
-            one = min(one, _seconds(lambda: _in_turn(work, same)))
-            many = min(many, _seconds(lambda: self._side_by_side(work, sample)))
-            if one > _LONG_ENOUGH:
-                break
-        self.pooled[kind] = many < one
-        return self.pooled[kind]
+        ones, manys = list[float](), list[float]()
+        while len(ones) < _REPEATS and sum(ones) + sum(manys) < _LONG_ENOUGH:
+            ones.append(_seconds(lambda: _in_turn(work, same)))
+            manys.append(_seconds(lambda: self._side_by_side(work, sample)))
+        self.pooled[kind] = min(manys) < min(ones)
+        return done
 
     def _side_by_side(self, work: _Work, chunks: Sequence[_Chunk]) -> None:
         if self._pool is None:
@@ -216,6 +218,11 @@ class Execution:
 def _in_turn(work: _Work, chunks: Sequence[_Chunk]) -> None:
     for chunk in chunks:
         work(chunk)
+
+
+def _from(first: int, chunks: Sequence[_Chunk]) -> list[_Chunk]:
+    """What of some chunks lies at ``first`` and after."""
+    return [slice(max(c.start, first), c.stop) for c in chunks if c.stop > first]
 
 
 def _split(clients: int, count: int) -> list[_Chunk]:

@@ -41,13 +41,14 @@ class InProcessSession:
     def __init__(self, grid: CohortGrid, strategy: BaseStrategy) -> None:
         self._grid = grid
         self._execution = Execution(workers=grid.workers)
-        self._threads = ExitStack()
-        self._threads.enter_context(single_threaded())
-        for index, context in enumerate(grid.receipts.values()):
-            private = grid.clients[index].private
-            if private is not None:
-                # Messages may have run since the clients were built.
-                recall(context.state, private, strategy.accounts.account(index))
+        with ExitStack() as threads:
+            threads.enter_context(single_threaded())
+            for index, context in enumerate(grid.receipts.values()):
+                private = grid.clients[index].private
+                if private is not None:
+                    # Messages may have run since the clients were built.
+                    recall(context.state, private, strategy.accounts.account(index))
+            self._threads = threads.pop_all()
 
     @property
     def num_examples(self) -> Tensor:
@@ -113,7 +114,7 @@ class InProcessSession:
                 contexts[index].state = state
 
     def close(self, strategy: BaseStrategy) -> None:
-        """Flush and give the threads back."""
-        self._execution.close()
-        self.flush(strategy)
-        self._threads.close()
+        """Flush and give the threads back, which is done whatever becomes of the flush."""
+        with self._threads:
+            self._execution.close()
+            self.flush(strategy)

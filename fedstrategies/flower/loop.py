@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -35,7 +36,11 @@ def drive(
     evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
     callbacks: Sequence[Callback],
 ) -> Result:
-    """Run rounds until ``num_rounds`` are completed or a callback stops the run."""
+    """Run rounds until ``num_rounds`` are completed or a callback stops the run.
+
+    The session is closed and every callback ended, whatever is raised on the way. The first error
+    is raised; those that come of the closing after another are logged.
+    """
     strategy.set_up(initial_arrays, grid)
     strategy.take_model(initial_arrays)
     strategy.summary()
@@ -74,13 +79,36 @@ def drive(
             stops = [callback.on_round(record) for callback in callbacks]
             if any(stops):
                 break
-    finally:
-        if session is not None:
-            session.close(strategy)
-        for callback in callbacks:
-            callback.on_end()
+    except BaseException:
+        _log(_end(strategy, session, callbacks))
+        raise
+    if errors := _end(strategy, session, callbacks):
+        _log(errors[1:])
+        raise errors[0]
     result.arrays = strategy.arrays
     return result
+
+
+def _end(
+    strategy: BaseStrategy, session: CohortSession | None, callbacks: Sequence[Callback]
+) -> list[Exception]:
+    """Close the session and end every callback; what they raise, in order."""
+    errors = []
+    ends: list[Callable[[], None]] = [callback.on_end for callback in callbacks]
+    if session is not None:
+        ends.insert(0, partial(session.close, strategy))
+    for end in ends:
+        try:
+            end()
+        except Exception as error:
+            errors.append(error)
+    return errors
+
+
+def _log(errors: Sequence[Exception]) -> None:
+    """Tell of errors that must not hide the one that is raised."""
+    for error in errors:
+        logger.error("while the run was ended, also: %s", error, exc_info=error)
 
 
 def _complete_round(

@@ -8,21 +8,25 @@ knows of them is metadata. Other records are one tensor of bytes, as Flower defl
 from __future__ import annotations
 
 import json
+import operator
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import BinaryIO
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
 from fedstrategies.flower.records import STYPE
 
-__all__ = ["Record", "checksum", "pack", "read"]
+__all__ = ["Record", "checksum", "consists_of", "leaves_of", "pack", "read"]
 
 Record = ArrayRecord | ConfigRecord | MetricRecord
 
 _LENGTH = struct.Struct("<Q")
 _LARGEST_HEADER = 1 << 24
+_AT_ONCE = 1 << 30
+"""Bytes that are asked for in one call: those of larger tensors are not held twice."""
 _BYTES = "U8"
 _DTYPES = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<i8": "I64", "<i4": "I32"}
 _KINDS: dict[str, type[ArrayRecord] | type[ConfigRecord] | type[MetricRecord]] = {
@@ -61,22 +65,57 @@ def read(file: BinaryIO, *, size: int, checked: int) -> Record:
     ValueError
         If the file is cut, damaged, or another one.
     """
-    head = file.read(_LENGTH.size)
+    head = _exactly(file, _LENGTH.size)
     length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else _LARGEST_HEADER
     if length > min(size - _LENGTH.size, _LARGEST_HEADER):
         raise ValueError("it is cut or no safetensors file")
-    packed = file.read(length)
+    packed = _exactly(file, length)
     found = checksum([head, packed])
     sizes = _sizes(packed) if len(packed) == length else {}
     if sum(sizes.values()) != size - _LENGTH.size - length:
         raise ValueError("it is cut, or not the file that was written")
     data = {}
     for name, count in sizes.items():
-        data[name] = file.read(count)
+        data[name] = _exactly(file, count)
         found = zlib.adler32(data[name], found)
     if found != checked:
         raise ValueError("its checksum is not that of the file that was written")
     return _record(json.loads(packed), data)
+
+
+def leaves_of(record: Record) -> list[object]:
+    """What a record is made of, down to what cannot change itself: numbers, text, bytes."""
+    leaves: list[object] = [type(record)]
+    for name, value in record.items():
+        leaves.append(name)
+        if isinstance(value, Array):
+            leaves += (value.dtype, value.shape, value.stype, value.data)
+        elif isinstance(value, list):
+            leaves += (list, *value, list)
+        else:
+            leaves.append(value)
+    return leaves
+
+
+def consists_of(record: Record, leaves: Sequence[object]) -> bool:
+    """Whether a record has these leaves: the very objects, so that no numbers are compared."""
+    found = leaves_of(record)
+    return len(found) == len(leaves) and all(map(operator.is_, found, leaves))
+
+
+def _exactly(file: BinaryIO, count: int) -> bytes:
+    """``count`` bytes; fewer only where the file ends.
+
+    One call of the system gives at most 2,147,479,552, and on shared file systems less than asked.
+    """
+    found = file.read(min(count, _AT_ONCE))
+    if len(found) == count:
+        return found
+    whole = BytesIO()
+    while found:
+        whole.write(found)
+        found = file.read(min(count - whole.tell(), _AT_ONCE))
+    return whole.getvalue()
 
 
 def _parts(

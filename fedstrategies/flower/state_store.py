@@ -5,7 +5,7 @@ every message, and a SuperNode keeps it in memory alone. A `DirectoryStore` keep
 
 Flower forgets what a client did to its state if the client raises. Files do not forget, so the
 store commits by itself: a client works on records that were read, and when it has returned,
-those it replaced are written. Every record has two places. The new one goes to the place that
+those it changed are written. Every record has two places. The new one goes to the place that
 holds nothing of worth, and then a small file, the *head*, is replaced at one stroke; it names the
 place, length and checksum of every record. So there is no moment at which memory and receipts in
 the files belong to different uploads. A process that dies before that stroke has changed nothing;
@@ -15,28 +15,32 @@ Whatever the head's checksums do not recognise is not used: the client then answ
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
 from flwr.app import Context, RecordDict
 
-from fedstrategies.flower.record_files import Record, checksum, pack, read
+from fedstrategies.flower.record_files import (
+    Record,
+    checksum,
+    consists_of,
+    leaves_of,
+    pack,
+    read,
+)
 from fedstrategies.flower.records import CONTROL, MEMORY
+from fedstrategies.flower.state_head import HEAD, Head, Place, packed_head, read_head
 
 __all__ = ["DirectoryStore", "StateStore"]
 
 logger = logging.getLogger("flwr")
-
-_FORMAT = "fedstrategies.state/1"
-_HEAD = "head.json"
 
 
 class StateStore(Protocol):
@@ -45,28 +49,9 @@ class StateStore(Protocol):
     def opened(self, context: Context) -> AbstractContextManager[Context]:
         """A context with a node's kept state, for the handling of one message.
 
-        What the body puts into its ``state`` lasts if the body does not raise. The state of
-        ``context`` itself stays as it is.
+        What the body puts into its ``state``, or changes in a record there, lasts if the body
+        does not raise. The state of ``context`` itself stays as it is.
         """
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """Where a record lies, and what must be found there."""
-
-    side: int
-    size: int
-    checksum: int
-
-    def __post_init__(self) -> None:
-        if self.side not in (0, 1) or not all(
-            isinstance(n, int) for n in (self.size, self.checksum)
-        ):
-            raise ValueError("no place of a record")
-
-
-_Head = Mapping[str, _Place]
-"""What is in force, by the key of each record."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +94,9 @@ class DirectoryStore:
             If the state cannot be written; what was kept before stays in force.
         """
         folder = self.folder(context)
-        head = _read_head(folder)
+        head = read_head(folder)
         kept, broken = _read_records(folder, head)
-        before = dict(kept)
+        before = {key: leaves_of(record) for key, record in kept.items()}
         own = Context(
             run_id=context.run_id,
             node_id=context.node_id,
@@ -121,8 +106,9 @@ class DirectoryStore:
         )
         yield own
         after: dict[str, Record] = dict(own.state.items())
-        if broken or after.keys() != before.keys() or any(after[k] is not before[k] for k in after):
-            self._commit(folder, head, before, after)
+        same = {key for key in after.keys() & before.keys() if consists_of(after[key], before[key])}
+        if broken or after.keys() != before.keys() or len(same) < len(after):
+            self._commit(folder, head, after, same)
 
     def folder(self, context: Context) -> Path:
         """Of a node; by its id where it has no ``partition-id``."""
@@ -143,32 +129,49 @@ class DirectoryStore:
         return Path(self.path) / f"run-{run_id}"
 
     def _commit(
-        self, folder: Path, head: _Head, before: Mapping[str, Record], after: Mapping[str, Record]
+        self, folder: Path, head: Head, after: Mapping[str, Record], same: Collection[str]
     ) -> None:
+        """Write the records that are not the ``same`` as before, and then the head."""
+        made = [] if head else [one for one in folder.parents if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         places = {}
         for key, record in after.items():
             known = head.get(key)
-            if known is not None and record is before.get(key):
+            if known is not None and key in same:
                 places[key] = known
                 continue
             parts = pack(record)
             side = 0 if known is None else 1 - known.side
             size = sum(map(len, parts))
-            places[key] = _Place(side=side, size=size, checksum=checksum(parts))
+            places[key] = Place(side=side, size=size, checksum=checksum(parts))
             # Over the old contents, not truncated first: their pages are there already, and
             # new ones cost ten times what writing into them does.
             self._write(_file(folder, key, side), parts, size)
-        partial = folder / f".{_HEAD}.{os.getpid()}"
-        described = {key: asdict(place) for key, place in places.items()}
-        packed = json.dumps({**_identity(folder), "records": described}).encode()
-        self._write(partial, [packed], len(packed))
-        os.replace(partial, folder / _HEAD)
+        partial = folder / f".{HEAD}.{os.getpid()}"
+        packed = packed_head(folder, places)
+        try:
+            self._write(partial, [packed], len(packed))
+            os.replace(partial, folder / HEAD)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         if self.durable:
             _sync(folder)
+            if not head:
+                self._sync_parents(folder, made)
         for key in head.keys() - places.keys():
             for side in (0, 1):
                 _file(folder, key, side).unlink(missing_ok=True)
+
+    def _sync_parents(self, folder: Path, made: Sequence[Path]) -> None:
+        """Make the names of folders last that are new: ``made``, or by others a moment ago."""
+        root = Path(self.path)
+        for one in dict.fromkeys((folder, folder.parent, root, *made)):
+            try:
+                _sync(one.parent)
+            except PermissionError:  # above the directory, where nothing need be ours
+                if one != root and one not in root.parents:
+                    raise
 
     def _write(self, path: Path, parts: list[bytes], size: int) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -186,29 +189,7 @@ def _file(folder: Path, key: str, side: int) -> Path:
     return folder / f"{quote(key, safe='')}.{side}.safetensors"
 
 
-def _read_head(folder: Path) -> _Head:
-    """The committed head; an empty one where there is none, or none that can be used."""
-    try:
-        packed = (folder / _HEAD).read_bytes()
-    except FileNotFoundError:
-        return {}
-    try:
-        found = json.loads(packed)
-        if any(found[name] != value for name, value in _identity(folder).items()):
-            raise ValueError("of another node")
-        return {key: _Place(**place) for key, place in found["records"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        path = folder / _HEAD
-        logger.warning("%s: not this client's, or damaged; its memory is lost", path)
-        return {}
-
-
-def _identity(folder: Path) -> dict[str, str]:
-    """What a head says of itself."""
-    return {"format": _FORMAT, "run": folder.parent.name, "node": folder.name}
-
-
-def _read_records(folder: Path, head: _Head) -> tuple[dict[str, Record], bool]:
+def _read_records(folder: Path, head: Head) -> tuple[dict[str, Record], bool]:
     """The records of a head, and whether some are not to be had.
 
     Where any is lost, memory and receipts are both left out: one of them without the other, or

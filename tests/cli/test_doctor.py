@@ -42,7 +42,8 @@ def of_level(findings: list[Finding], level: str) -> list[Finding]:
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "ray_machines", lambda config: [Machine(cpus=16, gpus=2)])
+    cluster = placement.Cluster.unused([Machine(cpus=16, gpus=2)])
+    monkeypatch.setattr(placement, "ray_cluster", lambda config: cluster)
 
 
 def test_a_sound_run_is_exit_code_0_in_plain_text(fedstrategies, problem, tmp_path, monkeypatch):
@@ -124,10 +125,10 @@ def test_what_does_not_fit_is_a_problem_with_the_numbers(fedstrategies, problem,
 
 @needs_ray
 def test_a_cluster_out_of_reach_is_a_problem(fedstrategies, problem, monkeypatch):
-    def unreachable(config: ExperimentConfig) -> list[Machine]:
+    def unreachable(config: ExperimentConfig) -> placement.Cluster:
         raise ConnectionError("nobody answers at 10.0.0.1:6379")
 
-    monkeypatch.setattr(placement, "ray_machines", unreachable)
+    monkeypatch.setattr(placement, "ray_cluster", unreachable)
     code, out, _ = fedstrategies("doctor", "efbv", *problem, "--backend", "ray")
     assert code == 1
     assert "nobody answers" in out
@@ -251,6 +252,54 @@ def test_the_least_of_system_and_control_group_is_free(tmp_path):
     assert machine.available_memory(tmp_path) == 8192 * 1024
 
 
+GROUPS = {
+    "version 2": ("0::/", "", "max", ("memory.max", "memory.current", "inactive_file")),
+    "version 1": (
+        "4:cpu,memory:/",
+        "memory",
+        "9223372036854771712",
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ),
+}
+
+
+@pytest.mark.parametrize("version", GROUPS)
+def test_limits_of_all_groups_around_the_process_count(tmp_path, version):
+    line, controller, no_limit, (limit, use, cache) = GROUPS[version]
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 100000000 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text(f"9:pids:/other\n{line}slurm/job_7/step_0\n")
+    top = tmp_path / "sys/fs/cgroup" / controller
+    step = top / "slurm/job_7/step_0"
+    step.mkdir(parents=True)
+
+    def group(folder, limited, used, files):
+        (folder / limit).write_text(f"{limited}\n")
+        (folder / use).write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 1\n{cache} {files}\nactive_file 77\n")
+
+    group(step, no_limit, 100, 0)
+    assert machine.available_memory(tmp_path) == 100000000 * 1024
+    group(step.parent, 1_000_000_000, 700_000_000, 600_000_000)
+    assert machine.available_memory(tmp_path) == 900_000_000
+    group(top, 800_000_000, 100_000_000, 0)
+    assert machine.available_memory(tmp_path) == 700_000_000
+    group(step, 5_000, 6_000, 0)
+    assert machine.available_memory(tmp_path) == 0
+
+
+def test_a_container_sees_its_own_group_outermost(tmp_path):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 8192 kB\n")
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("5000000\n")
+    (group / "memory.current").write_text("2000000\n")
+    for path in ("/docker/0123abcd", "/../other", "/"):
+        (tmp_path / "proc/self/cgroup").write_text(f"0::{path}\n")
+        assert machine.available_memory(tmp_path) == 3_000_000
+
+
 def test_the_disk_must_hold_the_results(tmp_path, monkeypatch):
     out = tmp_path / "not" / "there"
     (finding,) = machine.check_disk(config(rounds=10), out, model_bytes=100)
@@ -329,8 +378,9 @@ def test_ray_and_torch_should_see_the_same_gpus():
     machines, run = [Machine(cpus=8, gpus=2)], config(backend="ray", gpus_per_client=0.5)
     plan = placement.plan_of(run, machines)
     assert isinstance(plan, Plan)
+    cluster = placement.Cluster.unused(machines)
     for seen, level in ((2, []), (1, ["note"])):
-        found = list(placement.check_placement(run, machines, plan, torch_gpus=seen))
+        found = list(placement.check_placement(run, cluster, plan, torch_gpus=seen))
         assert levels(found, "gpus") == level
 
 
@@ -338,10 +388,54 @@ def test_shares_that_leave_a_rest_are_noted_with_the_share_that_does_not():
     machines = [Machine(cpus=8, gpus=2)]
     run = config(backend="ray", gpus_per_client=0.4)
     plan = placement.plan_of(run, machines)
-    found = list(placement.check_placement(run, machines, plan, torch_gpus=2))
+    cluster = placement.Cluster.unused(machines)
+    found = list(placement.check_placement(run, cluster, plan, torch_gpus=2))
     (finding,) = [f for f in found if f.subject == "shares"]
     assert "20%" in finding.text
     assert finding.advice.startswith("0.5")
+
+
+@pytest.mark.parametrize(
+    ("backend", "free", "level"),
+    [
+        ("ray", (8.0, 2.0), "ok"),
+        ("ray", (8.0, 1.5), "note"),
+        ("ray", (3.0, 2.0), "note"),
+        ("flower", (4.0, 2.0), "ok"),
+        ("flower", (8.0, 0.5), "note"),
+    ],
+)
+def test_what_others_use_of_a_cluster_is_noted(backend, free, level):
+    machines = (Machine(cpus=8, gpus=2),)
+    run = config(backend=backend, gpus_per_client=0.5, clients=4)
+    plan = placement.plan_of(run, machines)
+    assert isinstance(plan, Plan)
+    cluster = placement.Cluster(machines=machines, free_cpus=free[0], free_gpus=free[1])
+    found = list(placement.check_placement(run, cluster, plan, torch_gpus=2))
+    assert levels(found, "actors")[-1] == level
+    if level == "note":
+        (finding,) = of_level(found, "note")
+        assert f"4 CPUs and 2 GPUs, of which {free[0]:g} and {free[1]:g} are free" in finding.text
+        assert "ray status" in finding.advice
+        assert ("--actors" in finding.advice) == (backend == "ray")
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("resources", "free"),
+    [({"memory": 1.0, "CPU": 3.0}, (3.0, 0.0)), ({"memory": 1.0}, (0.0, 0.0)), ({}, (8.0, 2.0))],
+)
+def test_ray_is_asked_for_what_is_free(monkeypatch, resources, free):
+    import ray
+
+    from fedstrategies.engines import ray_cluster
+
+    monkeypatch.setattr(ray_cluster, "connect", lambda address: False)
+    monkeypatch.setattr(ray_cluster, "machines", lambda: [Machine(cpus=8, gpus=2)])
+    monkeypatch.setattr(ray, "available_resources", lambda: resources)
+    found = placement.ray_cluster(config(backend="ray"))
+    assert found.machines == (Machine(cpus=8, gpus=2),)
+    assert (found.free_cpus, found.free_gpus) == free
 
 
 def test_flowers_environment(tmp_path: Path):

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp.strategy import FedAvg
 
+from fedstrategies import threads
 from fedstrategies.compressors import CompK, RandK, TopK, parse_compressor
 from fedstrategies.efbv import DIANA, EF21, EFBV, EFBVClient, GradientDescent
 from fedstrategies.engines import CohortGrid
+from fedstrategies.engines.session import InProcessSession
 from fedstrategies.flower import Diverged, RoundRecord, client_app
 from fedstrategies.objectives import L1
 from fedstrategies.sampling import NiceSampling
@@ -284,6 +286,33 @@ def test_a_raising_client_leaves_no_trace_in_its_state(setting: Setting) -> None
     assert all(len(context.state) == 0 for context in grid.contexts.values())
 
 
+def test_what_a_client_that_raises_changed_in_place_is_forgotten() -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        state = context.state
+        if "mine" not in state:
+            state["mine"] = MetricRecord({"n": 0, "all": [0]})
+            state["arrays"] = ArrayRecord([np.zeros(2)])
+        mine = state.metric_records["mine"]
+        mine["n"] += 1  # type: ignore[operator]
+        mine["all"].append(mine["n"])  # type: ignore[union-attr, arg-type]
+        state.array_records["arrays"]["0"] = Array(np.full(2, mine["n"]))
+        if mine["n"] == 2:
+            raise RuntimeError("out of luck")
+        return Message(RecordDict(), reply_to=message)
+
+    grid = CohortGrid(app, num_clients=1)
+    (node,) = grid.get_node_ids()
+    for _ in range(3):
+        message = Message(RecordDict(), dst_node_id=node, message_type="train")
+        list(grid.send_and_receive([message]))
+    state = grid.contexts[node].state
+    assert state["mine"] == MetricRecord({"n": 1, "all": [0, 1]})
+    assert state.array_records["arrays"]["0"].numpy().tolist() == [1, 1]
+
+
 def test_one_client_is_enough_when_it_is_all_there_is(setting: Setting) -> None:
     strategy = EFBV(compressor=TopK(k=3), smoothness=setting.smoothness, num_clients=1)
     strategy.start(CohortGrid(setting.app, num_clients=1), setting.start, num_rounds=2)
@@ -291,6 +320,80 @@ def test_one_client_is_enough_when_it_is_all_there_is(setting: Setting) -> None:
     waiting = EFBV(compressor=TopK(k=3), smoothness=setting.smoothness)
     with pytest.raises(ValueError, match="2 nodes are required"):
         waiting.start(CohortGrid(setting.app, num_clients=1), setting.start, num_rounds=2)
+
+
+class Ended:
+    """A callback that notes its end, and fails there or in a round where told to."""
+
+    def __init__(self, ended: list[str], *, fails: str = "") -> None:
+        self.ended, self.fails = ended, fails
+
+    def on_start(self, x: torch.Tensor) -> None:
+        pass
+
+    def on_round(self, record: RoundRecord) -> bool | None:
+        if "round" in self.fails:
+            raise LookupError("the user's own")
+        return None
+
+    def on_end(self) -> None:
+        self.ended.append("ended")
+        if "end" in self.fails:
+            raise ArithmeticError("no end")
+
+
+@pytest.mark.parametrize(
+    ("fails", "flush", "raised", "logged"),
+    [
+        ("", True, OSError, []),
+        ("end", False, ArithmeticError, []),
+        ("end", True, OSError, ["no end"]),
+        ("round", True, LookupError, ["no space"]),
+        ("round end", True, LookupError, ["no space", "no end"]),
+    ],
+)
+def test_whatever_fails_at_the_end_threads_come_back_and_every_callback_ends(
+    setting: Setting,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fails: str,
+    flush: bool,
+    raised: type[Exception],
+    logged: list[str],
+) -> None:
+    def full(session: InProcessSession, strategy: EFBV) -> None:
+        raise OSError("no space")
+
+    if flush:
+        monkeypatch.setattr(InProcessSession, "flush", full)
+    logging.getLogger("flwr").propagate = True
+    open_contexts, ended = threads._process.depth, list[str]()
+    strategy = EF21(compressor=TopK(k=3), smoothness=setting.smoothness, fraction_evaluate=0.0)
+    with pytest.raises(raised):
+        strategy.start(
+            CohortGrid(setting.app, num_clients=CLIENTS, fast="require"),
+            setting.start,
+            num_rounds=1,
+            callbacks=[Ended(ended, fails=fails), Ended(ended)],
+        )
+    assert ended == ["ended", "ended"]
+    assert threads._process.depth == open_contexts
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [word for word in logged if word in caplog.text] == logged
+    assert len(errors) == len(logged)
+    assert all(record.exc_info and record.exc_info[2] for record in errors)
+
+
+def test_a_session_that_does_not_begin_keeps_no_threads(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = CohortGrid(setting.app, num_clients=CLIENTS)
+    monkeypatch.setattr(CohortGrid, "clients", property(lambda self: [][0]))
+    open_contexts = threads._process.depth
+    with pytest.raises(IndexError) as caught:
+        InProcessSession(grid, METHODS["gd"](setting.smoothness))
+    assert caught.tb  # which keeps alive what was half made
+    assert threads._process.depth == open_contexts
 
 
 def test_frames_have_the_length_that_is_counted(setting: Setting) -> None:

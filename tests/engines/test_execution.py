@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +25,14 @@ from fedstrategies.objectives import (
     PersonalObjective,
     TorchObjective,
 )
+from fedstrategies.objectives.last_point import without_memory
 from fedstrategies.pruning import OrderedDropout
 from fedstrategies.random import Purpose, client_keys
 from fedstrategies.scafflix.algorithm import FedAvgRule, FLIXRule, ScafflixRule
 from fedstrategies.sppm.algorithm import GradientRule, LocalProxRule
 from fedstrategies.threads import single_threaded
 from tests.efbv.helpers import problem
+from tests.fake_device import DEVICE, fake_device
 from tests.fedp3.setting import CLIENTS
 from tests.fedp3.setting import Setting as Network
 
@@ -299,8 +302,118 @@ def test_the_clock_decides_once_for_each_kind_of_rule(
     assert execution.pooled == {Watched: pool}
     last_round = rule.seen[-10:]
     assert ({thread for thread, _ in last_round} == {threading.get_ident()}) is not pool
-    # The sample of two chunks a thread three times, then all of them, twice.
-    assert len(rule.seen) == 3 * 4 + 2 * 10
+    # The sample of two chunks a thread three times, and then what is left of two rounds.
+    assert len(rule.seen) == 3 * 4 + 6 + 10
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0.01, 3), (0.2, 2), (0.3, 1)])
+def test_measuring_is_not_repeated_when_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, times: int
+) -> None:
+    from fedstrategies.engines import execution as module
+
+    def clock(call: Any) -> float:
+        call()
+        return seconds
+
+    monkeypatch.setattr(module, "_seconds", clock)
+    rule, execution = Watched([]), Execution(workers=2, chunk=10)
+    step(execution, rule, Clients(), torch.arange(100))
+    execution.close()
+    assert len(rule.seen) == (1 + 2 * times) * 4 + 6
+
+
+@pytest.mark.parametrize("pool", [True, False])
+@pytest.mark.parametrize("sizes", [{}, {"dimension": 2**15, "looped": False}])
+def test_what_was_computed_to_be_measured_is_not_computed_again(
+    monkeypatch: pytest.MonkeyPatch, pool: bool, sizes: dict[str, Any]
+) -> None:
+    """Also where one thread would take other chunks than the pool."""
+    from fedstrategies.engines import execution as module
+
+    readings = iter((0.4, 0.2) if pool else (0.2, 0.4))
+
+    def clock(call: Any) -> float:
+        call()
+        return next(readings)
+
+    monkeypatch.setattr(module, "_seconds", clock)
+    objective = Clients(**sizes)
+    execution = Execution(workers=2, chunk=None if sizes else 10)
+    rule = Watched([])
+    payload, losses = step(execution, rule, objective, torch.arange(100))
+    execution.close()
+    assert payload.dense()[:, 0].tolist() == list(range(100))
+    assert losses.tolist() == [-float(i) for i in range(100)]
+    times = Counter(row for _, rows in rule.seen for row in rows)
+    sample = 50 if sizes else 40
+    assert times == Counter({i: 3 if i < sample else 1 for i in range(100)})
+
+
+def test_a_remembered_gradient_is_computed_while_it_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rule, remembering = efbv("top-k:k=4"), closed_form()
+    memory, x = arguments(rule, remembering)
+    remembering.value_and_gradient(x)  # as the record of x^0 does
+    inner = without_memory(remembering)
+    evaluated: list[int] = []
+    compute = type(inner).value_and_gradient
+
+    def counted(self: Any, x: Tensor, **rest: Any) -> Any:
+        evaluated.append(len(rest["clients"]))
+        return compute(self, x, **rest)
+
+    monkeypatch.setattr(type(inner), "value_and_gradient", counted)
+    execution = Execution(workers=2, chunk=1)
+    with single_threaded():
+        found = execution.run(rule, memory, x, remembering, KEYS, clients=IDS)
+        assert len(evaluated) >= 3 * 4
+        assert same(found, rule.step(memory, x, remembering, KEYS))
+        # Later rounds have it from memory.
+        evaluated.clear()
+        again = execution.run(rule, memory, x, remembering, KEYS, clients=IDS)
+        assert not evaluated
+    execution.close()
+    assert same(again, found)
+
+
+class There(Clients):
+    """Clients on a device that is not the CPU."""
+
+    @property
+    def device(self) -> torch.device:
+        return DEVICE
+
+
+@pytest.mark.parametrize(("objective", "most"), [(There(), 2), (Clients(), 6)])
+def test_no_more_clients_share_a_device_than_have_room(objective: Clients, most: int) -> None:
+    lock, at_work, peak = threading.Lock(), 0, 0
+    together = threading.Barrier(3)
+
+    @dataclass(frozen=True, eq=False)
+    class Busy(Watched):
+        def step(self, memory: Any, x: Any, objective: Any, keys: Any, **rest: Any) -> Any:
+            nonlocal at_work, peak
+            with lock:
+                at_work += len(keys)
+                peak = max(peak, at_work)
+            if objective.device.type == "cpu":
+                together.wait(10)  # else all might come one after the other
+            found = super().step(memory, x.cpu(), objective, keys, **rest)
+            with lock:
+                at_work -= len(keys)
+            return found
+
+    execution = Execution(workers=3, chunk=2)
+    execution.pooled[Busy] = True
+    with fake_device():
+        x = torch.zeros(2, dtype=torch.float64)
+        keys = torch.zeros(12, dtype=torch.int64)
+        payload, _ = execution.run(Busy([]), {}, x, objective, keys, clients=torch.arange(12))
+    execution.close()
+    assert payload.dense()[:, 0].tolist() == list(range(12))
+    assert peak == most
 
 
 @pytest.mark.parametrize(

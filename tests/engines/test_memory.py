@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from flwr.app import Context, RecordDict
 
 from fedstrategies.compressors import TopK
 from fedstrategies.efbv import EF21
@@ -59,6 +60,26 @@ def test_a_node_gets_its_memory_when_it_is_looked_at(setting: Setting) -> None:
         memory = load_memory(context.state)
         assert memory is not None
         assert torch.equal(memory["h"][0], strategy.memory["h"][index])
+
+
+def test_nodes_that_were_replaced_are_owed_nothing(setting: Setting) -> None:
+    grid = CohortGrid(setting.app, num_clients=CLIENTS)
+    strategy = trained(setting, grid)
+    grid.contexts = {
+        node: Context(
+            run_id=1,
+            node_id=node,
+            node_config={"partition-id": partition, "num-partitions": CLIENTS},
+            state=RecordDict(),
+            run_config={},
+        )
+        for node, partition in grid.partitions.items()
+    }
+    assert not any(context.state for context in grid.contexts.values())
+    grid.fast = "never"
+    strategy.start(grid, strategy.arrays, num_rounds=3)
+    straight = CohortGrid(setting.app, num_clients=CLIENTS, fast="require")
+    assert torch.equal(strategy.x, trained(setting, straight, rounds=7).x)
 
 
 def test_messages_find_the_memories_of_a_session_that_ended(setting: Setting) -> None:

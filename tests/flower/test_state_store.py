@@ -29,7 +29,13 @@ from safetensors.torch import load_file
 from fedstrategies.compressors import RandK, TopK, parse_compressor
 from fedstrategies.efbv import EF21, EFBV, EFBVClient, GradientDescent
 from fedstrategies.engines import CohortGrid
-from fedstrategies.flower import BaseStrategy, DirectoryStore, client_app
+from fedstrategies.flower import (
+    BaseStrategy,
+    DirectoryStore,
+    client_app,
+    record_files,
+    state_store,
+)
 from fedstrategies.flower.record_files import Record, checksum, pack, read
 from fedstrategies.flower.records import load_memory, load_receipts
 from fedstrategies.privacy import Privacy
@@ -365,6 +371,134 @@ def test_a_node_without_partition_id_is_kept_by_its_own(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run-5" / "node-77").iterdir()] == ["head.json"]
 
 
+def test_what_is_changed_in_place_is_kept(tmp_path: Path) -> None:
+    context = Context(run_id=5, node_id=7, node_config={}, state=RecordDict(), run_config={})
+    store = DirectoryStore(tmp_path)
+    with store.opened(context) as own:
+        own.state["metrics"] = MetricRecord({"n": 1, "x": 2.0})
+        own.state["config"] = ConfigRecord({"flag": 1, "all": [1, 2]})
+        own.state["arrays"] = ArrayRecord({"a": Array(np.zeros(3))})
+
+    def kept() -> dict[str, Any]:
+        with store.opened(context) as own:
+            return dict(own.state.items())
+
+    def change(number: int, state: RecordDict) -> None:
+        metrics, config = state.metric_records["metrics"], state.config_records["config"]
+        match number:
+            case 0:
+                metrics["n"] += 1  # type: ignore[operator]
+            case 1:
+                config["all"].append(3)  # type: ignore[union-attr, arg-type]
+            case 2:
+                config["flag"] = True  # equal to what it was, and yet another value
+            case 3:
+                del metrics["x"]
+            case 4:
+                state.array_records["arrays"]["a"] = Array(np.ones(3))
+            case 5:
+                state.array_records["arrays"]["a"].data = Array(np.full(3, 2.0)).data
+
+    for number in range(6):
+        with store.opened(context) as own:
+            change(number, own.state)
+            expected = dict(own.state.items())
+        found = kept()
+        assert found == expected
+        assert type(found["config"]["flag"]) is (bool if number >= 2 else int)
+    assert found["metrics"] == MetricRecord({"n": 2})
+    assert found["config"]["all"] == [1, 2, 3]
+    assert found["arrays"]["a"].numpy().tolist() == [2.0] * 3
+
+
+def test_what_is_not_changed_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context(run_id=5, node_id=7, node_config={}, state=RecordDict(), run_config={})
+    store = DirectoryStore(tmp_path)
+    with store.opened(context) as own:
+        own.state["metrics"] = MetricRecord({"n": 1000, "all": [0.5, float("nan")]})
+        own.state["arrays"] = ArrayRecord({"a": Array(np.zeros(3))})
+    written = watched_writes(monkeypatch)
+    with store.opened(context) as own:
+        own.state["metrics"] = MetricRecord(dict(own.state.metric_records["metrics"]))
+    assert written == []
+    with store.opened(context) as own:
+        own.state.metric_records["metrics"]["n"] = 1001
+    assert [name.split(".")[0] for name in written] == ["metrics", ""]
+
+
+def watched_writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that a store writes from now on."""
+    write, written = DirectoryStore._write, list[str]()
+
+    def noted(self: DirectoryStore, path: Path, parts: list[bytes], size: int) -> None:
+        written.append(path.name)
+        write(self, path, parts, size)
+
+    monkeypatch.setattr(DirectoryStore, "_write", noted)
+    return written
+
+
+def test_a_head_that_cannot_be_written_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context(run_id=5, node_id=7, node_config={}, state=RecordDict(), run_config={})
+    store = DirectoryStore(tmp_path)
+    with store.opened(context) as own:
+        own.state["mine"] = MetricRecord({"n": 1})
+    write = DirectoryStore._write
+
+    def full(self: DirectoryStore, path: Path, parts: list[bytes], size: int) -> None:
+        write(self, path, parts, size)
+        if path.name.startswith(".head"):
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(DirectoryStore, "_write", full)
+    with pytest.raises(OSError, match="no space"), store.opened(context) as own:
+        own.state["mine"] = MetricRecord({"n": 2})
+    assert not [path for path in store.folder(context).iterdir() if path.name[0] == "."]
+    with store.opened(context) as own:
+        assert own.state["mine"] == MetricRecord({"n": 1})
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_the_names_of_new_folders_reach_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    context = Context(run_id=5, node_id=7, node_config={}, state=RecordDict(), run_config={})
+    store = DirectoryStore(tmp_path / "new" / "states", durable=durable)
+    synced: list[Path] = []
+    monkeypatch.setattr(state_store, "_sync", synced.append)
+    for number in range(2):
+        synced.clear()
+        with store.opened(context) as own:
+            own.state["mine"] = MetricRecord({"n": number})
+        folder = store.folder(context)
+        expected = [folder, *folder.parents][:5] if number == 0 else [folder]
+        assert synced == (expected if durable else [])
+    assert expected == [folder]
+
+
+def test_a_folder_above_that_may_not_be_read_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context(run_id=5, node_id=7, node_config={}, state=RecordDict(), run_config={})
+    store = DirectoryStore(tmp_path / "states", durable=True)
+    sync = state_store._sync
+
+    def guarded(folder: Path) -> None:
+        if folder == tmp_path:
+            raise PermissionError(folder)
+        sync(folder)
+
+    monkeypatch.setattr(state_store, "_sync", guarded)
+    with store.opened(context) as own:
+        own.state["mine"] = MetricRecord({"n": 1})
+    with store.opened(context) as own:
+        assert own.state["mine"] == MetricRecord({"n": 1})
+
+
 def test_a_release_is_charged_once_where_the_process_died_with_its_reply(
     setting: Setting, tmp_path: Path
 ) -> None:
@@ -428,6 +562,27 @@ def test_a_record_is_read_as_it_was_written(name: str) -> None:
     for harmed in (data[:-1] + b"x", data[:9], data[:3], b"", data + b"x", b"\xff" * len(data)):
         with pytest.raises(ValueError, match=r"it is|its checksum|its header"):
             read(io.BytesIO(harmed), size=len(harmed), checked=checksum(parts))
+
+
+class Short(io.BytesIO):
+    """Gives less than it is asked for, as shared file systems may, and refuses large requests."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        assert size is not None
+        assert 0 <= size <= 1000
+        return super().read(min(size, 300))
+
+
+@pytest.mark.parametrize("numbers", [0, 30, 125, 400])
+def test_short_reads_are_no_damage(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
+    monkeypatch.setattr(record_files, "_AT_ONCE", 1000)
+    record = ArrayRecord({"h": Array(np.arange(float(numbers))), "g": Array(np.ones(3))})
+    parts = pack(record)
+    data = b"".join(parts)
+    assert read(Short(data), size=len(data), checked=checksum(parts)) == record
+    for harmed in (data[:-1], data[: len(data) // 2]):
+        with pytest.raises(ValueError, match=r"it is|its checksum"):
+            read(Short(harmed), size=len(data), checked=checksum(parts))
 
 
 def test_a_kept_memory_is_a_safetensors_file(setting: Setting, tmp_path: Path) -> None:

@@ -71,21 +71,21 @@ def _look_at_ray(config: ExperimentConfig, plans: list[Plan]) -> Iterator[Findin
     import torch
 
     from fedstrategies.experiment.doctor.finding import problem
-    from fedstrategies.experiment.doctor.placement import check_placement, plan_of, ray_machines
+    from fedstrategies.experiment.doctor.placement import check_placement, plan_of, ray_cluster
     from fedstrategies.experiment.flower_backend import set_environment
 
     set_environment()
     try:
-        machines = ray_machines(config)
+        cluster = ray_cluster(config)
     except Exception as error:
         text = " ".join(f"cannot be started or reached: {error}".split())
         yield problem("ray", text, "look at --ray-address, and at `ray status`")
         return
-    plan = plan_of(config, machines)
+    plan = plan_of(config, cluster.machines)
     if isinstance(plan, Plan):
         plans.append(plan)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    yield from check_placement(config, machines, plan, torch_gpus=gpus)
+    yield from check_placement(config, cluster, plan, torch_gpus=gpus)
 
 
 def _look_at_input(config: ExperimentConfig) -> Iterator[Finding]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from fedstrategies.engines.packing import Plan, pack
 from fedstrategies.engines.shares import UNITS, Machine, PackingError, Share, flower_pool
@@ -12,13 +13,39 @@ from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.doctor.finding import Finding, note, ok, problem
 from fedstrategies.experiment.resources import client_shares
 
-__all__ = ["check_placement", "plan_of", "ray_machines"]
+__all__ = ["Cluster", "check_placement", "plan_of", "ray_cluster"]
 
 _IDLE = 0.01
 
 
-def ray_machines(config: ExperimentConfig) -> list[Machine]:
-    """What Ray sees: of the cluster that the run would use, which is started for it if need be.
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What Ray sees.
+
+    Attributes
+    ----------
+    machines : tuple of Machine
+        What there is, in use or not.
+    free_cpus, free_gpus : float
+        Of all machines together, what nobody has reserved.
+    """
+
+    machines: tuple[Machine, ...]
+    free_cpus: float
+    free_gpus: float
+
+    @classmethod
+    def unused(cls, machines: Sequence[Machine]) -> Cluster:
+        """One that nobody works on."""
+        return cls(
+            machines=tuple(machines),
+            free_cpus=sum(machine.cpus for machine in machines),
+            free_gpus=sum(machine.gpus for machine in machines),
+        )
+
+
+def ray_cluster(config: ExperimentConfig) -> Cluster:
+    """The cluster that the run would use, which is started for it if need be.
 
     Raises
     ------
@@ -37,7 +64,13 @@ def ray_machines(config: ExperimentConfig) -> list[Machine]:
     else:
         started = connect(config.ray_address)
     try:
-        return machines()
+        found = Cluster.unused(machines())
+        available: Callable[[], dict[str, float]] = ray.available_resources
+        free = available()
+        if not free:  # a cluster so young that Ray has not counted yet
+            return found
+        # Kinds that are used up are left out.
+        return replace(found, free_cpus=free.get("CPU", 0.0), free_gpus=free.get("GPU", 0.0))
     finally:
         if started:
             ray.shutdown()
@@ -53,7 +86,7 @@ def plan_of(config: ExperimentConfig, machines: Sequence[Machine]) -> Plan | Pac
 
 def check_placement(
     config: ExperimentConfig,
-    machines: Sequence[Machine],
+    cluster: Cluster,
     plan: Plan | PackingError,
     *,
     torch_gpus: int,
@@ -64,13 +97,14 @@ def check_placement(
     ----------
     config : ExperimentConfig
         What is run.
-    machines : sequence of Machine
+    cluster : Cluster
         What Ray sees.
     plan : Plan or PackingError
         See `plan_of`.
     torch_gpus : int
         GPUs that torch sees on this machine.
     """
+    machines = cluster.machines
     yield ok("Ray's machines", " + ".join(map(str, machines)) or "none")
     gpus = sum(machine.gpus for machine in machines)
     if len(machines) == 1 and gpus != torch_gpus:
@@ -86,6 +120,7 @@ def check_placement(
         yield from _check_flower(machines, plan.pools[0].share)
     else:
         yield ok("actors", f"{plan.actors} in {len(plan.pools)} pools")
+    yield from _check_free(config, cluster, plan)
     for line in plan.warnings:
         text, _, advice = line.rpartition("; ")
         yield note("shares", text, advice.replace("fills", "of a GPU fills"))
@@ -96,6 +131,30 @@ def check_placement(
             f"{idle:.3g} of {gpus} GPUs stay free",
             "larger shares, more clients or fewer CPUs per client",
         )
+
+
+def _check_free(config: ExperimentConfig, cluster: Cluster, plan: Plan) -> Iterator[Finding]:
+    """What the run reserves against what others have left; on which GPU, Ray does not say."""
+    shares = [(len(pool.actors), pool.reserved) for pool in plan.pools]
+    if config.backend == "flower":
+        share = plan.pools[0].share
+        shares = [(flower_pool(cluster.machines, share)[1], share)]
+    cpus = sum(actors * share.cpus for actors, share in shares)
+    gpus = sum(actors * share.gpus for actors, share in shares)
+    if cpus <= cluster.free_cpus + _IDLE and gpus <= cluster.free_gpus + _IDLE:
+        return
+    late = (
+        "clients given to actors that find no room wait"
+        if config.backend == "flower"
+        else "a run whose actors find no room stops after two minutes"
+    )
+    yield note(
+        "actors",
+        f"they take {cpus:g} CPUs and {gpus:g} GPUs, of which {cluster.free_cpus:g} and "
+        f"{cluster.free_gpus:g} are free now: {late}",
+        "wait until others have finished (`ray status`)"
+        + (", or ask for fewer --actors" if config.backend == "ray" else ""),
+    )
 
 
 def _check_flower(machines: Sequence[Machine], share: Share) -> Iterator[Finding]:
