@@ -8,12 +8,13 @@ of threads, so its bits depend on the machine. One thread per worker avoids both
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 
 import torch
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 __all__ = ["single_threaded"]
 
@@ -23,19 +24,77 @@ def single_threaded() -> Iterator[None]:
     """Run the body with one thread in torch and in every BLAS and OpenMP pool.
 
     The pools are looked for when modules were imported since the last time (libraries come with
-    them; looking takes milliseconds), set when the context is entered,
-    and set back on leaving, also after an exception. The setting belongs to the process: other
-    Python threads see it too.
+    them; looking takes milliseconds), and set when the context is entered. BLAS pools belong to
+    the process, so other Python threads see the setting too; OpenMP's number belongs to each
+    thread. Contexts may overlap in any order, in several threads too: what was found when the
+    first was entered comes back when the last is left, also after an exception, and a thread's
+    own number when its last one is.
     """
-    threads_before = torch.get_num_threads()
-    with _pools(len(sys.modules)).limit(limits=1):
+    own = _own.pin
+    with _lock:
+        if not _process.depth:
+            _process.undo.callback(torch.set_num_threads, torch.get_num_threads())
+        _process.enter()
+        own.enter()
         torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads_before)
+    try:
+        yield
+    finally:
+        with _lock:
+            _process.leave()
+            own.leave()
+
+
+class _Pin:
+    """One thread in the pools of one kind, while at least one context is open."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.depth = 0
+        self.undo = ExitStack()
+        self._modules = 0
+
+    def enter(self) -> None:
+        modules = len(sys.modules)
+        # Inside of another context only pools that have come since are not pinned yet.
+        if modules != self._modules:
+            for pool in _pools(modules)[self.kind].lib_controllers:
+                self.undo.callback(pool.set_num_threads, pool.num_threads)
+                pool.set_num_threads(1)
+            self._modules = modules
+        self.depth += 1
+
+    def leave(self) -> None:
+        self.depth -= 1
+        if not self.depth:
+            self._modules = 0
+            # threadpoolctl 3.8 heeds only the thread that set OpenBLAS first; we may be another.
+            _release()
+            self.undo.close()
+            _release()
+
+
+class _Own(threading.local):
+    """OpenMP's pin of each thread."""
+
+    def __init__(self) -> None:
+        self.pin = _Pin("openmp")
+
+
+# The setting is the process's, so what is to be restored must be too.
+_lock = threading.Lock()
+_process = _Pin("blas")
+_own = _Own()
+
+
+def _release() -> None:
+    """Let any thread set OpenBLAS' number again."""
+    release = getattr(OpenBLASController, "clear_controlling_thread", None)
+    if release is not None:
+        release(force=True)
 
 
 @lru_cache(maxsize=1)
-def _pools(imported_modules: int) -> ThreadpoolController:
-    return ThreadpoolController()
+def _pools(imported_modules: int) -> Mapping[str, ThreadpoolController]:
+    found = ThreadpoolController()
+    return {kind: found.select(user_api=kind) for kind in ("blas", "openmp")}
