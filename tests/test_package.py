@@ -30,7 +30,9 @@ WITH_RAY = {
     for name in (
         "parcel.py",
         "ray_actor.py",
+        "ray_answer.py",
         "ray_cluster.py",
+        "ray_failures.py",
         "ray_session.py",
         "ray_shard.py",
         "ray_step.py",

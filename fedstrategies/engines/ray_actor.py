@@ -19,10 +19,12 @@ from fedstrategies.engines.cohort import CohortGrid
 from fedstrategies.engines.eligibility import Asked, reason_in_clients, remembers
 from fedstrategies.engines.execution import Execution
 from fedstrategies.engines.parcel import Parcel
+from fedstrategies.engines.ray_handover import RowHandover
 from fedstrategies.flower import ClientRule
 from fedstrategies.flower.control import Tag
+from fedstrategies.flower.ledger import Ledger
 from fedstrategies.flower.receipts import Receipts
-from fedstrategies.flower.records import replica_records, save_state
+from fedstrategies.flower.records import load_receipts, replica_records, save_state
 from fedstrategies.flower.replica import Replica
 from fedstrategies.threads import single_threaded
 
@@ -81,6 +83,10 @@ class ShardWorker:
         )
         self._execution = Execution(workers=workers, chunk=chunk)
         self._memory: Memory = {}
+        self._moves = Ledger(len(partitions), session=0)
+        """When each row of the memories was moved on."""
+        self._owed: RowHandover | None = None
+        self._serving = False
         self._sent: list[_Sent] = []
 
     def ready(self) -> None:
@@ -90,12 +96,17 @@ class ShardWorker:
 
     def execute(self, messages: Parcel[Sequence[Message]]) -> Parcel[list[Message]]:
         """The replies of this actor's nodes, in the order of the messages."""
-        return Parcel([self._grid.execute(m, m.metadata.dst_node_id) for m in messages.content])
+        replies = [self._grid.execute(m, m.metadata.dst_node_id) for m in messages.content]
+        self._let_go()
+        return Parcel(replies)
 
     # ---------------------------------------------------------------- whole cohorts
 
     def reason_against(self, asked: Parcel[Sequence[Asked]], accepted: Sequence[Tag]) -> str | None:
-        """What would be skipped without messages; ``accepted`` has an entry a row."""
+        """What would be skipped without messages; ``accepted`` has an entry a row.
+
+        Clients that remember nothing at all are no reason: `begin` restores them.
+        """
         clients = dict(zip(self._grid.partitions.values(), self._grid.clients, strict=True))
         if any(
             client.privacy is not None or client.payer is not None for client in clients.values()
@@ -104,14 +115,20 @@ class ShardWorker:
         reason = reason_in_clients(clients, asked.content)
         if reason is not None:
             return reason
-        states = [context.state for context in self._grid.contexts.values()]
-        known = all(map(remembers, states, accepted))
+        known = all(
+            remembers(state, tag) or _is_blank(state)
+            for state, tag in zip(self._states(), accepted, strict=True)
+        )
         return None if known else "clients remember another run"
+
+    def num_examples(self) -> Parcel[Tensor]:
+        """m_i, int64, an entry a row."""
+        return Parcel(self._grid.objective.num_examples)
 
     def begin(
         self, newborn: Parcel[Memory], rows: Sequence[int], kept: Parcel[Memory]
-    ) -> Parcel[Tensor]:
-        """Take up the memories.
+    ) -> list[int]:
+        """Take up the memories, in the place of those of an earlier session.
 
         Parameters
         ----------
@@ -122,19 +139,39 @@ class ShardWorker:
 
         Returns
         -------
-        Parcel of Tensor
-            m_i, int64, an entry a row.
+        list of int
+            Those of ``rows`` whose nodes had lost theirs.
         """
+        self._sent, self._serving = [], True
         count = len(self._grid.partitions)
-        self._sent = []
-        self._memory = {name: one.repeat(count, 1) for name, one in newborn.content.items()}
-        self.restore(rows, kept)
-        return Parcel(self._grid.objective.num_examples)
+        others = torch.ones(count, dtype=torch.bool)
+        others[list(rows)] = False
+        for name, one in newborn.content.items():
+            held = self._memory.get(name)
+            if held is None or held.dtype != one.dtype or held.shape != (count, one.shape[1]):
+                self._memory[name] = one.repeat(count, 1)
+            else:
+                # What nodes are still owed are ``rows``, with the values they are given here.
+                held[others] = one
+        for name in self._memory.keys() - newborn.content.keys():
+            del self._memory[name]
+        self._take(rows, kept)
+        states = self._states()
+        return [row for row in rows if _is_blank(states[row])]
 
     def restore(self, rows: Sequence[int], kept: Parcel[Memory]) -> None:
-        """Replace some clients' memories, shape (len(rows), d) each."""
+        """`settle` by copies of the settled memories, shape (len(rows), d) each."""
+        self._note_moved(torch.tensor(rows, dtype=torch.int64))
+        self._take(rows, kept)
+        self._sent = []
+
+    def _take(self, rows: Sequence[int], kept: Parcel[Memory]) -> None:
         for name, values in kept.content.items():
             self._memory[name][list(rows)] = values
+
+    def _note_moved(self, rows: Tensor) -> None:
+        self._moves.open_attempt([])
+        self._moves.commit_batch(rows)
 
     def step(
         self,
@@ -163,6 +200,7 @@ class ShardWorker:
 
     def settle(self, rows: Parcel[Tensor], settlement: Parcel[Tensor]) -> None:
         """Advance the memories by what these rows sent, which the server used."""
+        self._note_moved(rows.content)
         for sent in self._sent:
             used = torch.isin(sent.rows, rows.content)
             payload = sent.payload if bool(used.all()) else sent.payload.rows(used)
@@ -178,22 +216,39 @@ class ShardWorker:
         seen: tuple[int, int],
         replicas: Parcel[Sequence[tuple[Sequence[int], Replica]]],
     ) -> None:
-        """Write memories and receipts of some clients into their nodes' contexts.
+        """Write receipts of some clients into their nodes' contexts; memories follow when needed.
 
         ``replicas`` are versions of the model with the rows that hold them, where the downlink
         is compressed.
         """
-        contexts = list(self._grid.contexts.values())
+        contexts = list(self._grid.receipts.values())
         for row, tag in zip(rows, accepted, strict=True):
             state = RecordDict(dict(contexts[row].state))
-            memory = {name: value[row : row + 1] for name, value in self._memory.items()}
-            save_state(state, Receipts(committed=tag, seen=seen), memory)
+            save_state(state, Receipts(committed=tag, seen=seen), None if self._memory else {})
             contexts[row].state = state
+        if self._memory:
+            partitions = list(self._grid.partitions.values())
+            owed = {partitions[row]: row for row in rows}
+            self._owed = RowHandover(self._memory, self._moves, owed)
+            self._grid.owe(self._owed)
         for holders, replica in replicas.content:
             records = replica_records(replica)
             for row in holders:
                 contexts[row].state = RecordDict({**contexts[row].state, **records})
 
     def end(self) -> None:
-        """Let go of the memories, which the nodes have."""
-        self._memory, self._sent = {}, []
+        """Let go of the memories as soon as the nodes have them."""
+        self._sent, self._serving = [], False
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if not self._serving and (self._owed is None or self._owed.done):
+            self._memory = {}
+
+    def _states(self) -> list[RecordDict]:
+        return [context.state for context in self._grid.receipts.values()]
+
+
+def _is_blank(state: RecordDict) -> bool:
+    """Whether a node has no receipts: it never took part, or it has lost everything."""
+    return load_receipts(state) == Receipts()

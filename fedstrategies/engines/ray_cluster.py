@@ -13,6 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from fedstrategies.engines.execution import available_cores
 from fedstrategies.engines.packing import Plan, Pool
 from fedstrategies.engines.ray_actor import ShardWorker
+from fedstrategies.engines.ray_failures import PLACING_SECONDS, not_placed, reason_of
 from fedstrategies.engines.ray_shard import Shard
 from fedstrategies.engines.shares import Machine
 
@@ -24,8 +25,6 @@ INLINED = 4 * 2**20
 By default 100 kB do, and all else goes by way of the object store: 5 ms and more each time, as long
 as a whole round of a small model may take.
 """
-
-_PLACING_SECONDS = 120.0
 
 
 def connect(address: str | None) -> bool:
@@ -94,20 +93,16 @@ def start(
             made = [Shard(build, actor.partitions) for actor in pool.actors]
             shards += made
             # Large shares are placed before small ones ask, as the plan has it.
-            ray.get([shard.submit("ready", ()) for shard in made], timeout=_PLACING_SECONDS)
-    except GetTimeoutError:
-        why: Exception = ValueError(
-            f"Ray has not started {plan.actors} actors within {_PLACING_SECONDS:g} s: its CPUs or "
-            "GPUs may be taken by others (`ray status` tells); ask for fewer actors or smaller "
-            "shares"
-        )
-    except RayActorError as error:
-        why = RuntimeError(f"a Ray actor could not start: {' '.join(str(error).split())}")
-    else:
-        return shards
-    for shard in shards:
-        shard.stop()
-    raise why
+            ray.get([shard.submit("ready", ()) for shard in made], timeout=PLACING_SECONDS)
+    except BaseException as error:
+        for shard in shards:
+            shard.close()
+        if isinstance(error, GetTimeoutError):
+            raise ValueError(not_placed(f"{plan.actors} actors")) from None
+        if isinstance(error, RayActorError):
+            raise RuntimeError(f"a Ray actor could not start: {reason_of(error)}") from error
+        raise
+    return shards
 
 
 def _builder(

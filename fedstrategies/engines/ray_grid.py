@@ -20,7 +20,8 @@ from fedstrategies.flower import BaseStrategy, CohortSession
 from fedstrategies.flower.private import identify
 
 if TYPE_CHECKING:
-    from fedstrategies.engines.ray_shard import Answer, Shard
+    from fedstrategies.engines.ray_answer import Answer
+    from fedstrategies.engines.ray_shard import Shard
 
 __all__ = ["RayGrid"]
 
@@ -122,11 +123,16 @@ class RayGrid(VirtualGrid):
         }
 
     def close(self) -> None:
-        """End the actors, and Ray if it was started here; messages on their way are lost."""
+        """End the actors, and Ray if it was started here; messages on their way are lost.
+
+        Whatever is asked of the grid afterwards raises RuntimeError.
+        """
         import ray
 
         for shard in self.shards:
-            shard.stop()
+            shard.close()
+        with self._lock:
+            self._batches, self._replies = [], {}
         if self._owns_ray:
             ray.shutdown()
             self._owns_ray = False
@@ -169,33 +175,56 @@ class RayGrid(VirtualGrid):
             If the same messages ended two actors.
         """
         with self._lock:
-            ready = [entry for entry in self._batches if entry[1].wait(0.0)]
-            for keys, answer in ready:
-                self._batches.remove((keys, answer))
+            self._collect()
+            return [self._replies.pop(key) for key in message_ids if key in self._replies]
+
+    def _collect(self) -> None:
+        """Take in what was answered, without waiting; whoever calls holds the lock."""
+        for entry in list(self._batches):
+            keys, answer = entry
+            try:
+                there = answer.poll()
+            except BaseException:
+                self._batches.remove(entry)
+                raise
+            if there:
+                self._batches.remove(entry)
                 for key, reply in zip(keys, answer.get().content, strict=True):
                     identify(reply)
                     self._replies[key] = reply
                 answer.shard.died = False
-        return [self._replies.pop(key) for key in message_ids if key in self._replies]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Deliver messages and return the replies that come within ``timeout`` seconds.
 
-        Where an actor dies over them, its successor gets them once more.
+        Where an actor dies over them, its successor gets them once more, within the same time.
+        Replies that come later are dropped.
 
         Raises
         ------
         RuntimeError
             If the same messages ended two actors.
         """
+        from fedstrategies.engines.ray_answer import wait_for_any
+
         ids = list(self.push_messages(messages))
         waited, deadline = set(ids), None if timeout is None else monotonic() + timeout
-        for keys, answer in list(self._batches):
-            if not waited.isdisjoint(keys):
-                answer.wait(None if deadline is None else max(0.0, deadline - monotonic()))
-        return self.pull_messages(ids)
+        try:
+            while True:
+                with self._lock:
+                    self._collect()
+                    owing = [a for keys, a in self._batches if not waited.isdisjoint(keys)]
+                left = None if deadline is None else deadline - monotonic()
+                if not owing or (left is not None and left <= 0):
+                    return self.pull_messages(ids)
+                wait_for_any(owing, left)
+        finally:
+            with self._lock:
+                self._batches = [b for b in self._batches if waited.isdisjoint(b[0])]
+                for key in waited.intersection(self._replies):
+                    del self._replies[key]
 
     # ---------------------------------------------------------------- whole cohorts
 

@@ -10,10 +10,12 @@ import ray
 import torch
 from torch import Tensor
 
-from fedstrategies.compressors import Floats, Payload
+from fedstrategies.compressors import Payload
 from fedstrategies.engines.eligibility import rules_asked
 from fedstrategies.engines.parcel import Parcel
-from fedstrategies.engines.ray_shard import Answer, Shard
+from fedstrategies.engines.ray_answer import Answer
+from fedstrategies.engines.ray_recovery import recovery_size
+from fedstrategies.engines.ray_shard import Shard
 from fedstrategies.engines.ray_step import Underway, rule_of
 from fedstrategies.flower import BaseStrategy, ClientRule, Delivery
 from fedstrategies.flower.contract import StepRequest
@@ -21,7 +23,6 @@ from fedstrategies.flower.control import Tag
 from fedstrategies.flower.replica import Replica
 from fedstrategies.privacy import PrivateObjective
 from fedstrategies.threads import single_threaded
-from fedstrategies.wire import encoded_size
 
 __all__ = ["RaySession", "reason_in_shards"]
 
@@ -31,6 +32,7 @@ _INLINED = 100_000
 
 def reason_in_shards(shards: Sequence[Shard], strategy: BaseStrategy) -> str | None:
     """Why clients in actors must answer by messages; the first reason in partition order."""
+    _begin_round(shards)
     asked = Parcel(rules_asked(strategy))
     accepted = strategy.ledger.accepted
     answers = [
@@ -79,8 +81,18 @@ class RaySession:
         x = strategy.x
         rule = strategy.plan(strategy.round + 1)[0].rule
         self._newborn = rule.initial_memory(1, len(x), x.dtype, torch.device("cpu"))
-        for shard, answer in [(shard, self._begin(shard)) for shard in shards]:
+        _begin_round(shards)
+        # Data are read in all actors at once; memories are copied for one of them at a time.
+        for shard, answer in [(shard, shard.ask("num_examples")) for shard in shards]:
             self.num_examples[shard.partitions] = answer.get().content
+        try:
+            for shard in shards:
+                lost = shard.partitions[self._begin(shard).get()]
+                strategy.bytes.recovery += recovery_size(strategy, lost)
+        except BaseException:
+            self._release()
+            raise
+        for shard in shards:
             shard.on_rebuilt = self._revive
         self._threads = ExitStack()
         self._threads.enter_context(single_threaded())
@@ -110,9 +122,13 @@ class RaySession:
     ) -> tuple[Payload, Tensor]:
         """Messages and losses of some clients; see `CohortSession.step`."""
         if self._begun and torch.equal(self._begun[0].clients, clients):
-            found = self._begun.pop(0).result()
+            underway = self._begun.pop(0)
         else:
-            found = self._submit(rule, x, keys, clients).result()
+            underway = self._submit(rule, x, keys, clients)
+        # Actors settle before they step: this waits for nothing that the answers do not wait for,
+        # and an actor that is not known to have settled is not believed.
+        self._check_settled()
+        found = underway.result()
         self._check_settled()
         return found
 
@@ -143,13 +159,12 @@ class RaySession:
             else:
                 told = shard.ask("settle", Parcel(rows), shared)
             self._settling.append(told)
-        for shard in self._shards:
-            shard.died = False
+        _begin_round(self._shards)
 
     def _check_settled(self) -> None:
-        for answer in self._settling:
-            answer.check()
-        self._settling = []
+        """See that all actors have the memories they should; those that may not are replaced."""
+        while self._settling:
+            self._settling.pop(0).confirm()
 
     def _shared(self, vector: Tensor) -> Any:
         """A vector for all actors: stored once if it is large, and not twice in a row."""
@@ -182,9 +197,8 @@ class RaySession:
 
     def _revive(self, shard: Shard) -> None:
         """A new actor gets the memories of its clients, which is counted as recovery."""
-        self._begin(shard).get()
-        for value in self._memory.values():
-            self._strategy.bytes.recovery += len(self._known(shard)) * _frame_size(value)
+        self._settling.append(self._begin(shard))
+        self._strategy.bytes.recovery += recovery_size(self._strategy, shard.partitions)
 
     def flush(self, strategy: BaseStrategy) -> None:
         """Write each node's memory and receipt into its context, where it lives."""
@@ -204,20 +218,33 @@ class RaySession:
             answers.append(shard.ask("flush", rows.tolist(), tags, seen, Parcel(held[shard])))
         for answer in answers:
             answer.get()
+        self._check_settled()
+        _begin_round(self._shards)
 
     def close(self, strategy: BaseStrategy) -> None:
-        """Flush, let go of the memories, and give the threads back."""
-        try:
-            self.flush(strategy)
-        finally:
-            for shard in self._shards:
-                shard.on_rebuilt = None
-            self._threads.close()
+        """Flush, let go of the memories, and give the threads back, whatever becomes of the flush.
+
+        Raises
+        ------
+        RuntimeError
+            If state could not be given to nodes; they will say that they have lost it.
+        """
+        with self._threads:
+            try:
+                self.flush(strategy)
+            finally:
+                self._release()
+
+    def _release(self) -> None:
+        """Tell the actors that there are, without waiting, that nobody asks for steps any more."""
+        _begin_round(self._shards)
         for shard in self._shards:
+            shard.on_rebuilt = None
             if not shard.lost:
-                shard.ask("end").get()
+                shard.ask("end")
 
 
-def _frame_size(vectors: Tensor) -> int:
-    """Bytes of one of them as a dense frame."""
-    return encoded_size(Payload(dimension=vectors.shape[1], values=Floats(vectors[:1])))
+def _begin_round(shards: Sequence[Shard]) -> None:
+    """From here on an actor may die again."""
+    for shard in shards:
+        shard.died = False

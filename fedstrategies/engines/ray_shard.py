@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-__all__ = ["Answer", "Shard"]
+from fedstrategies.engines.ray_answer import Answer
+from fedstrategies.engines.ray_failures import PLACING_SECONDS, not_placed
 
-logger = logging.getLogger("flwr")
-
-_DEATHS = (RayActorError, OutOfMemoryError)
+__all__ = ["Shard"]
 
 
 class Shard:
@@ -37,7 +34,8 @@ class Shard:
     died : bool
         Whether an actor died since this was last set to False: only one may, between two rounds.
     on_rebuilt : callable or None
-        Gives a new actor what the old one knew, as far as it is known elsewhere.
+        Tells a new actor what the old one knew, as far as it is known elsewhere; it is not to
+        wait.
     """
 
     def __init__(self, build: Callable[[tuple[int, ...]], Any], partitions: Sequence[int]) -> None:
@@ -47,10 +45,17 @@ class Shard:
         self.on_rebuilt: Callable[[Shard], None] | None = None
         self._build = build
         self._actor: Any = None
+        self._starting: tuple[Any, float] | None = None
+        """What a new actor answers first, and until when, while that is not there."""
+        self._closed = False
 
     def __str__(self) -> str:
         first, last = int(self.partitions[0]), int(self.partitions[-1])
-        return f"the Ray actor of clients {first} to {last}"
+        if first == last:
+            return f"the Ray actor of client {first}"
+        count = len(self.partitions)
+        some = "" if count == last - first + 1 else f"{count} of "
+        return f"the Ray actor of {some}clients {first} to {last}"
 
     @property
     def lost(self) -> bool:
@@ -68,6 +73,11 @@ class Shard:
             Its arguments.
         about : sequence of int
             Partitions whose work it is, for the message if the actor dies over it.
+
+        Raises
+        ------
+        RuntimeError
+            If the grid is closed.
         """
         return Answer(self, method, arguments, about)
 
@@ -78,82 +88,57 @@ class Shard:
         return getattr(self._actor, method).remote(*arguments)
 
     def rebuild(self) -> None:
-        """Start another actor in place of this one, if there is one."""
+        """Start another actor in place of this one, if there is one; nobody waits for it here."""
+        if self._closed:
+            raise RuntimeError("this RayGrid is closed; make a new one")
         replaces = self.generation > 0
         self.stop()
         self._actor = self._build(tuple(self.partitions.tolist()))
         self.generation += 1
-        if replaces and self.on_rebuilt is not None:
-            self.on_rebuilt(self)
+        if replaces:
+            self._starting = (self._actor.ready.remote(), monotonic() + PLACING_SECONDS)
+            if self.on_rebuilt is not None:
+                self.on_rebuilt(self)
 
-    def stop(self) -> None:
-        """End the actor."""
-        if self._actor is not None:
-            ray.kill(self._actor)
-            self._actor = None
+    @property
+    def patience(self) -> float | None:
+        """Seconds a new actor still has to start; None: it has started."""
+        return None if self._starting is None else max(0.0, self._starting[1] - monotonic())
 
-
-class Answer:
-    """What an actor will have said; made by `Shard.ask`."""
-
-    def __init__(
-        self, shard: Shard, method: str, arguments: tuple[object, ...], about: Sequence[int]
-    ) -> None:
-        self.shard = shard
-        self._method, self._arguments, self._about = method, arguments, about
-        self._reference = shard.submit(method, arguments)
-        self._generation = shard.generation
-
-    def wait(self, timeout: float | None) -> bool:
-        """Wait at most so many seconds (None: any); whether it is there, or the actor is not."""
-        ready, _ = ray.wait([self._reference], timeout=timeout)
-        return bool(ready)
-
-    def check(self) -> None:
-        """Wait for it, and raise what the work raised; an actor that died is let be."""
-        with suppress(*_DEATHS):
-            self._result()
-
-    def get(self) -> Any:
-        """Wait for it; if the actor died, its successor is asked.
+    def started(self, timeout: float | None) -> bool:
+        """Whether the actor has started, waiting at most so many seconds (None: any).
 
         Raises
         ------
         RuntimeError
-            If that one dies as well, or an earlier one did in the same round: what kills two
-            actors is not retried.
-        Exception
-            What the work itself raised, as it was.
+            If Ray does not place an actor that was built anew.
+        RayActorError
+            If it died on the way.
         """
-        try:
-            return self._result()
-        except _DEATHS as error:
-            if self._generation == self.shard.generation:
-                if self.shard.died:
-                    self._give_up(error)
-                self.shard.died = True
-                logger.warning("%s died and is built anew: %s", self.shard, _reason(error))
-                self.shard.rebuild()
-        self._reference = self.shard.submit(self._method, self._arguments)
-        try:
-            return self._result()
-        except _DEATHS as error:
-            self._give_up(error)
+        if self._starting is None:
+            return True
+        left = self.patience
+        assert left is not None
+        ready, _ = ray.wait(
+            [self._starting[0]], timeout=left if timeout is None else min(left, timeout)
+        )
+        if ready:
+            first, self._starting = self._starting[0], None
+            ray.get(first)
+            return True
+        if not self.patience:
+            self.stop()
+            raise RuntimeError(f"{self} died, and {not_placed('another one')}")
+        return False
 
-    def _result(self) -> Any:
-        try:
-            return ray.get(self._reference)
-        except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, Exception) else error) from error
+    def stop(self) -> None:
+        """End the actor."""
+        self._starting = None
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor = None
 
-    def _give_up(self, error: Exception) -> None:
-        self.shard.stop()
-        whose = f" for partitions {', '.join(map(str, self._about))}" if self._about else ""
-        raise RuntimeError(
-            f"{self.shard} died twice in one round, the second time over "
-            f"'{self._method}'{whose}: {_reason(error)}"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())
+    def close(self) -> None:
+        """End the actor for good: none is started in its place."""
+        self._closed = True
+        self.stop()

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fedstrategies.compressors import Payload
 from fedstrategies.engines.gathering import Gathering
-from fedstrategies.engines.ray_shard import Answer, Shard
+from fedstrategies.engines.ray_answer import Answer
+from fedstrategies.engines.ray_shard import Shard
 from fedstrategies.flower import ClientRule, IndividualRule
 
 __all__ = ["Underway", "rule_of"]

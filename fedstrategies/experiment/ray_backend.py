@@ -21,7 +21,8 @@ def ray_grid(config: ExperimentConfig, app: ClientApp) -> RayGrid:
     Raises
     ------
     ConfigError
-        If Ray is missing, cannot be reached, or has not room for the actors.
+        If Ray is missing, cannot be reached, or has not room for the actors, or if one of them
+        does not start.
     """
     try:
         return RayGrid(
@@ -33,5 +34,5 @@ def ray_grid(config: ExperimentConfig, app: ClientApp) -> RayGrid:
             address=config.ray_address,
             fast=cast(Literal["auto", "never", "require"], config.fast),
         )
-    except (ImportError, ConnectionError, ValueError) as error:
+    except (ImportError, ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"backend ray: {error}") from None

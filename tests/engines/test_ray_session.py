@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,134 +19,21 @@ from flwr.serverapp.strategy import FedAvg as PlainFedAvg
 
 pytest.importorskip("ray", reason="the extra 'simulation' is not installed")
 
-from fedstrategies.compressors import CompK, RandK, TopK, parse_compressor
-from fedstrategies.efbv import EF21, EFBV, EFBVClient, GradientDescent
-from fedstrategies.engines import CohortGrid, RayGrid
+from fedstrategies.compressors import RandK, TopK
+from fedstrategies.efbv import EFBV, EFBVClient, GradientDescent
+from fedstrategies.engines import RayGrid
 from fedstrategies.engines.parcel import Parcel
 from fedstrategies.engines.shares import Machine
-from fedstrategies.fedp3 import FedP3, parse_layers
-from fedstrategies.flower import BaseStrategy, FedApp, client_app
+from fedstrategies.flower import client_app
 from fedstrategies.privacy import Privacy
-from fedstrategies.pruning import GlobalPruning
-from fedstrategies.sampling import NiceSampling
-from fedstrategies.scafflix import FedAvg as LocalSteps
-from fedstrategies.scafflix import Scafflix, Scaffnew
-from fedstrategies.sppm import SPPM, ConjugateGradient, LocalGDSolver
-from fedstrategies.wire import encode_vector
 from tests.engines.fake_ray import FakeRay, nth
-from tests.fedp3.setting import Setting as Images
+from tests.engines.ray_cases import CASES, FOUR, FRAME, Case, efbv, scafflix
 from tests.flower.conftest import CLIENTS, DIMENSION, Setting
-from tests.scafflix.setting import RANDOM
-from tests.scafflix.setting import Setting as Personal
-from tests.sppm.problem import LAWS, quadratic_setting
-
-FOUR = NiceSampling(cohort_size=4)
 
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     return FakeRay(monkeypatch, Machine(cpus=8, gpus=2))
-
-
-@dataclass(frozen=True)
-class Case:
-    """A method on its problem."""
-
-    app: FedApp
-    start: ArrayRecord
-    strategy: Callable[[], BaseStrategy]
-
-    def run(self, grid: Any, rounds: int = 8, **options: Any) -> Run:
-        strategy, run = self.strategy(), Run()
-        strategy.start(grid, self.start, num_rounds=rounds, callbacks=[run], **options)
-        run.strategy = strategy
-        return run
-
-    def grid(self, actors: int | None = None, **options: Any) -> Any:
-        if actors is None:
-            return CohortGrid(self.app, num_clients=CLIENTS, fast="require")
-        return RayGrid(
-            self.app, num_clients=CLIENTS, actors=actors, **{"fast": "require", **options}
-        )
-
-
-class Run:
-    """Every model and counter of a run."""
-
-    strategy: Any
-
-    def __init__(self) -> None:
-        self.points: list[torch.Tensor] = []
-        self.counts: list[tuple[int, ...]] = []
-        self.recovery: list[int] = []
-
-    def on_start(self, x: torch.Tensor) -> None:
-        self.points.append(x.clone())
-
-    def on_round(self, record: Any) -> None:
-        self.points.append(record.x.clone())
-        self.counts.append(
-            (record.participants, record.failures, record.uplink_bytes, record.downlink_bytes)
-        )
-        self.recovery.append(record.recovery_bytes)
-
-    def on_end(self) -> None: ...
-
-    def assert_equal(self, other: Run) -> None:
-        assert len(self.points) == len(other.points)
-        assert all(map(torch.equal, self.points, other.points))
-        assert self.counts == other.counts
-        assert self.strategy.memory.keys() == other.strategy.memory.keys()
-        for name, value in self.strategy.memory.items():
-            assert torch.equal(value, other.strategy.memory[name])
-
-
-def efbv(**settings: Any) -> Case:
-    found = Setting()
-    kind = settings.pop("kind", EFBV)
-    return Case(found.app, found.start, lambda: kind(smoothness=found.smoothness, **settings))
-
-
-def scafflix(kind: Any = Scafflix, **settings: Any) -> Case:
-    found = Personal()
-    return Case(found.app, found.start, lambda: kind(smoothness=found.smoothness, **settings))
-
-
-def fedp3(**settings: Any) -> Case:
-    found = Images(batch_size=4)
-    return Case(
-        found.app,
-        found.start,
-        lambda: FedP3(groups=found.groups, stepsize=0.2, local_steps=(1, 2) * 4, **settings),
-    )
-
-
-def sppm(**settings: Any) -> Case:
-    found = quadratic_setting()
-    return Case(found.app, found.start, lambda: SPPM(smoothness=found.smoothness, **settings))
-
-
-CASES: dict[str, Callable[[], Case]] = {
-    "efbv": lambda: efbv(compressor=CompK(k=2, k_prime=6), seed=3),
-    "efbv-4-of-8-gradient": lambda: efbv(
-        compressor=RandK(k=2), sampling=FOUR, shift_init="gradient"
-    ),
-    "ef21-natural": lambda: efbv(kind=EF21, compressor=parse_compressor("top-k:k=3+natural")),
-    "qsgd": lambda: efbv(compressor=parse_compressor("qsgd:levels=4")),
-    "half-precision": lambda: efbv(compressor=parse_compressor("top-k:k=4+cast:bfloat16")),
-    "gd": lambda: efbv(kind=GradientDescent),
-    "scafflix": lambda: scafflix(alpha=RANDOM),
-    "scafflix-4-of-8": lambda: scafflix(alpha=RANDOM, sampling=FOUR),
-    "scaffnew": lambda: scafflix(Scaffnew),
-    "fedavg": lambda: scafflix(LocalSteps, local_steps=3, sampling=FOUR),
-    "fedp3": lambda: fedp3(layers=parse_layers("opu2"), pruning=GlobalPruning(keep=0.6)),
-    "sppm-gradients": lambda: sppm(
-        solver=ConjugateGradient(), inner_rounds=3, sampling=LAWS["stratified"]
-    ),
-    "sppm-models": lambda: sppm(
-        solver=LocalGDSolver(steps=2), inner_rounds=2, sampling=LAWS["nice"]
-    ),
-}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -176,8 +61,6 @@ def test_clients_of_different_shares_have_actors_of_their_own_and_the_same_bits(
 
 
 # -------------------------------------------------------------------- actors that die
-
-FRAME = len(encode_vector(torch.zeros(DIMENSION, dtype=torch.float64)))
 
 
 @pytest.mark.parametrize("name", ["efbv-4-of-8-gradient", "scafflix-4-of-8", "scafflix"])
@@ -412,13 +295,9 @@ def test_an_individual_rule_that_cannot_be_divided_is_refused(
 # -------------------------------------------------------------------- what travels
 
 
-def test_messages_travel_compressed_and_work_is_announced(ray: FakeRay) -> None:
-    """A step's answer is its k values and indices; assignments do not wait for one another."""
-    torch.manual_seed(0)
-    found = Setting()
-    case = Case(
-        found.app, found.start, lambda: EFBV(compressor=TopK(k=1), smoothness=found.smoothness)
-    )
+def test_messages_travel_compressed(ray: FakeRay) -> None:
+    """A step's answer is its k values and indices."""
+    case = efbv(compressor=TopK(k=1))
     case.run(case.grid(1), rounds=1)
     compressed = ray.answered.pop("step")
     dense = efbv(kind=GradientDescent)
@@ -426,11 +305,23 @@ def test_messages_travel_compressed_and_work_is_announced(ray: FakeRay) -> None:
     # Of d values of 8 bytes a client one is left, with its index.
     assert ray.answered["step"] - compressed > CLIENTS * 8 * (DIMENSION - 4)
 
-    ray.calls.clear()
+
+def test_assignments_do_not_wait_for_one_another_nor_anybody_for_a_settlement(
+    ray: FakeRay,
+) -> None:
     case = CASES["fedp3"]()
     case.run(case.grid(2), rounds=1)
-    steps = [name for _, name in ray.calls if name == "step"]
-    assert len(steps) > 2
+    steps = [what for what, method in ray.log if method == "step"]
+    assert len(steps) > 4
+    assert steps == sorted(steps)
+
+    case = scafflix(fraction_evaluate=0.0)
+    ray.log.clear()
+    case.run(case.grid(2), rounds=3)
+    each = [f"{what} {method}" for what, method in ray.log if method in ("step", "settle")]
+    told = each[::2]  # of two actors
+    between = ["ask settle", "ask step", "read settle", "read step"]
+    assert told == ["ask step", "read step", *between, *between, "ask settle", "read settle"]
 
 
 def test_a_parcel_keeps_tensors_of_every_kind_and_leaves_the_rest_of_their_storage() -> None:
