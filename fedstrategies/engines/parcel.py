@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import warnings
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from flwr.app import Array
 from ray.cloudpickle import CloudPickler
 from torch import Tensor
 
-__all__ = ["Parcel"]
+__all__ = ["Parcel", "put_together", "taken_apart"]
 
 _T = TypeVar("_T")
 
@@ -35,14 +36,29 @@ class Parcel(Generic[_T]):
         What is sent; tensors arrive on the CPU, and without what else their storage holds.
     """
 
-    def __init__(self, content: _T) -> None:
+    def __init__(self, content: _T, *, size: int = 0) -> None:
         self.content = content
+        self.size = size
+        """Bytes of the numbers, where it has arrived."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        stream, numbers = io.BytesIO(), list[pickle.PickleBuffer]()
-        pickler: Any = _Pickler
-        pickler(stream, protocol=5, buffer_callback=numbers.append).dump(self.content)
-        return _arrived, (stream.getvalue(), numbers)
+        return _arrived, taken_apart(self.content)
+
+
+def taken_apart(content: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """A stream that says what it is, and the numbers beside it."""
+    stream, numbers = io.BytesIO(), list[pickle.PickleBuffer]()
+    pickler: Any = _Pickler
+    pickler(stream, protocol=5, buffer_callback=numbers.append).dump(content)
+    return stream.getvalue(), numbers
+
+
+def put_together(stream: bytes, numbers: Sequence[Any]) -> Any:
+    """The content; tensors lie in the memory of the ``numbers``, which are buffers.
+
+    The stream is unpickled: it is of a process that this run has started itself.
+    """
+    return pickle.loads(stream, buffers=numbers)
 
 
 class _Pickler(CloudPickler):
@@ -61,7 +77,8 @@ class _Pickler(CloudPickler):
 
 
 def _arrived(stream: bytes, numbers: list[pickle.PickleBuffer]) -> Parcel[Any]:
-    return Parcel(pickle.loads(stream, buffers=numbers))
+    size = sum(memoryview(number).nbytes for number in numbers)
+    return Parcel(put_together(stream, numbers), size=size)
 
 
 def _array(dtype: str, shape: tuple[int, ...], stype: str, data: bytes) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from flwr.app import Message, RecordDict
@@ -18,6 +19,7 @@ from fedstrategies.compressors import Payload
 from fedstrategies.engines.cohort import CohortGrid
 from fedstrategies.engines.eligibility import Asked, reason_in_clients, remembers
 from fedstrategies.engines.execution import Execution
+from fedstrategies.engines.letterbox import Letter, Reply, Writer
 from fedstrategies.engines.parcel import Parcel
 from fedstrategies.engines.ray_handover import RowHandover
 from fedstrategies.flower import ClientRule
@@ -36,6 +38,9 @@ PRIVATE = (
 )
 
 Memory = dict[str, Tensor]
+
+Work: TypeAlias = tuple[ClientRule, Tensor, Tensor]
+"""Rule, keys and rows of a step."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class ShardWorker:
         self._owed: RowHandover | None = None
         self._serving = False
         self._sent: list[_Sent] = []
+        self._writer = Writer()
 
     def ready(self) -> None:
         """Answer, which says that the app could be loaded."""
@@ -174,20 +180,16 @@ class ShardWorker:
         self._moves.commit_batch(rows)
 
     def step(
-        self,
-        rule: Parcel[ClientRule],
-        x: Parcel[Tensor],
-        keys: Parcel[Tensor],
-        rows: Parcel[Tensor],
-    ) -> Parcel[tuple[Payload, Tensor]]:
+        self, work: Parcel[Work], x: Parcel[Tensor], reply: Reply
+    ) -> Parcel[tuple[Payload, Tensor]] | Letter:
         """Messages and losses of some rows; see `fedstrategies.flower.CohortSession.step`."""
-        here = rows.content
+        rule, keys, here = work.content
         found = self._execution.run(
-            rule.content,
+            rule,
             self._memory,
             x.content.clone(),  # a rule that writes into it shall not touch shared memory
             self._grid.objective,
-            keys.content,
+            keys,
             clients=here,
         )
         if self._memory:
@@ -195,8 +197,8 @@ class ShardWorker:
             self._sent = [
                 sent for sent in self._sent if not bool(torch.isin(sent.rows, here).any())
             ]
-            self._sent.append(_Sent(rule.content, here, found[0]))
-        return Parcel(found)
+            self._sent.append(_Sent(rule, here, found[0]))
+        return self._writer.put(found, reply)
 
     def settle(self, rows: Parcel[Tensor], settlement: Parcel[Tensor]) -> None:
         """Advance the memories by what these rows sent, which the server used."""

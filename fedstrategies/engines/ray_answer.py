@@ -98,7 +98,7 @@ class Answer:
                 ready, _ = ray.wait([self._reference], timeout=timeout)
                 if not ready:
                     return False
-            self._value = self._result()
+            self._value = self.shard.opened(self._result())
         except DEATHS as error:
             self._replace(error)
             self._submit()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedstrategies.compressors import Payload
 from fedstrategies.engines.eligibility import rules_asked
+from fedstrategies.engines.letterbox import Reply
 from fedstrategies.engines.parcel import Parcel
 from fedstrategies.engines.ray_answer import Answer
 from fedstrategies.engines.ray_recovery import recovery_size
@@ -69,6 +70,8 @@ class RaySession:
         self._inlined = inlined
         self._strategy = strategy
         self._begun: list[Underway] = []
+        self._unread: set[Shard] = set()
+        """Actors that are at work on this round's first answer, or have answers not looked at."""
         self._settling: list[Answer] = []
         self._sent: tuple[Tensor, int, Any] | None = None
         """The last large vector in the object store, its version, and the reference to it there."""
@@ -109,6 +112,7 @@ class RaySession:
 
     def announce(self, steps: Sequence[StepRequest]) -> None:
         """Give all actors all their work of the round, so that none waits for another."""
+        self._unread.clear()
         self._begun = [self._submit(s.rule, s.x, s.keys, s.clients) for s in steps]
 
     def step(
@@ -129,22 +133,19 @@ class RaySession:
         # and an actor that is not known to have settled is not believed.
         self._check_settled()
         found = underway.result()
+        if not self._begun:
+            self._unread.clear()
         self._check_settled()
         return found
 
     def _submit(self, rule: ClientRule, x: Tensor, keys: Tensor, clients: Tensor) -> Underway:
         point, answers, places = self._shared(x), [], []
-        for shard, here, rows in self._divided(clients):
-            answers.append(
-                shard.ask(
-                    "step",
-                    Parcel(rule_of(rule, shard)),
-                    point,
-                    Parcel(keys[here]),
-                    Parcel(rows),
-                    about=clients[here].tolist(),
-                )
-            )
+        # Asking takes a while too: whoever has most to do begins first.
+        for shard, here, rows in sorted(self._divided(clients), key=lambda part: -len(part[1])):
+            work = Parcel((rule_of(rule, shard), keys[here], rows))
+            reply = Reply(first=shard not in self._unread)
+            self._unread.add(shard)
+            answers.append(shard.ask("step", work, point, reply, about=clients[here].tolist()))
             places.append(here)
         return Underway(clients=clients, answers=answers, order=torch.cat(places).argsort())
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
 import ray
 import torch
 
+from fedstrategies.engines.letterbox import Letter, Letterbox, Reply
+from fedstrategies.engines.parcel import Parcel
 from fedstrategies.engines.ray_answer import Answer
 from fedstrategies.engines.ray_failures import PLACING_SECONDS, not_placed
 
@@ -47,6 +50,7 @@ class Shard:
         self._actor: Any = None
         self._starting: tuple[Any, float] | None = None
         """What a new actor answers first, and until when, while that is not there."""
+        self._box = Letterbox()
         self._closed = False
 
     def __str__(self) -> str:
@@ -85,7 +89,21 @@ class Shard:
         """A reference to what the actor will answer."""
         if self._actor is None:
             self.rebuild()
-        return getattr(self._actor, method).remote(*arguments)
+        told = [self._addressed(one) if isinstance(one, Reply) else one for one in arguments]
+        return getattr(self._actor, method).remote(*told)
+
+    def _addressed(self, reply: Reply) -> Reply:
+        if reply.first:
+            self._box.make_room()
+        return replace(reply, address=self._box.address)
+
+    def opened(self, answer: Any) -> Any:
+        """What the present actor answered, wherever it put it."""
+        if isinstance(answer, Letter):
+            return Parcel(self._box.read(answer))
+        if isinstance(answer, Parcel):
+            self._box.note(answer.size)
+        return answer
 
     def rebuild(self) -> None:
         """Start another actor in place of this one, if there is one; nobody waits for it here."""
@@ -93,6 +111,8 @@ class Shard:
             raise RuntimeError("this RayGrid is closed; make a new one")
         replaces = self.generation > 0
         self.stop()
+        # Nobody knows how far the one before it has come: it may still be writing.
+        self._box = Letterbox()
         self._actor = self._build(tuple(self.partitions.tolist()))
         self.generation += 1
         if replaces:
