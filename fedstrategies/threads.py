@@ -52,22 +52,19 @@ class _Pin:
         self.kind = kind
         self.depth = 0
         self.undo = ExitStack()
-        self._modules = 0
 
     def enter(self) -> None:
-        modules = len(sys.modules)
-        # Inside of another context only pools that have come since are not pinned yet.
-        if modules != self._modules:
-            for pool in _pools(modules)[self.kind].lib_controllers:
-                self.undo.callback(pool.set_num_threads, pool.num_threads)
+        for pool in _pools(len(sys.modules))[self.kind].lib_controllers:
+            number = pool.num_threads
+            # Inside of another context: pools that have come since, or that somebody has set.
+            if number != 1 or not self.depth:
+                self.undo.callback(pool.set_num_threads, number)
                 pool.set_num_threads(1)
-            self._modules = modules
         self.depth += 1
 
     def leave(self) -> None:
         self.depth -= 1
         if not self.depth:
-            self._modules = 0
             # threadpoolctl 3.8 heeds only the thread that set OpenBLAS first; we may be another.
             _release()
             self.undo.close()

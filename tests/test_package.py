@@ -28,6 +28,7 @@ WITH_FLOWER = {"click", "packaging", "rich", "typer", "tomli-w"}
 WITH_RAY = {
     ROOT / "fedstrategies" / "engines" / name
     for name in (
+        "letterbox.py",
         "parcel.py",
         "ray_actor.py",
         "ray_answer.py",
