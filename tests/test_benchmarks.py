@@ -307,7 +307,7 @@ def test_the_table_says_what_the_records_say() -> None:
     assert row(table, "fluke")[2] == "failed: final weights differ by 0.5"
     assert row(table, "`RayGrid`, two actors")[2] == "not measured"
     assert "abc1234" in table
-    assert "3 interleaved repeats" in " ".join(table.split())
+    assert "Interleaved: 3 repeats of" in " ".join(table.split())
     assert "CNN, 1,626,442" not in table
 
 

@@ -124,12 +124,18 @@ def _footer(head: Head, records: Sequence[Record]) -> str:
     versions: dict[str, str] = {}
     for record in timed:
         versions.update(record.versions)
-    repeats = 1 + max(record.repeat for record in timed)
+    repeats = {
+        model: 1 + max((r.repeat for r in timed if r.model == model), default=-1)
+        for model in head.rounds
+    }
     loads = [record.load for record in timed]
-    rounds = ", ".join(f"{count} ({model})" for model, count in head.rounds.items())
+    runs = " and ".join(
+        f"{repeats[model]} repeats of {count} timed rounds ({model})"
+        for model, count in head.rounds.items()
+    )
     how = (
-        f"Medians over {repeats} interleaved repeats of the median round of each, the range in "
-        f"brackets; timed rounds: {rounds}. Memory: the sum of the largest resident sizes of a "
+        f"Interleaved: {runs}. Medians over the repeats of the median round of each, the range in "
+        f"brackets. Memory: the sum of the largest resident sizes of a "
         "system's processes, shared pages counted in each. Weights: the largest difference of a "
         "final weight from the loop's."
     )
