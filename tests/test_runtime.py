@@ -92,8 +92,8 @@ for fast in ("require", "never"):
 
 @pytest.mark.parametrize(
     ("cpus_per_client", "in_files"),
-    [(1.0, False), (1.0, True), (float(max(2, os.cpu_count() or 2)), False)],
-    ids=["several", "several-in-files", "one"],
+    [(1.0, True), (float(max(2, os.cpu_count() or 2)), False)],
+    ids=["several-state-in-files", "one"],
 )
 def test_flowers_runtime_gives_the_same_history_with_several_actors_and_with_one(
     reference: list[dict[str, object]], tmp_path: Path, cpus_per_client: float, in_files: bool
