@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -20,6 +21,8 @@ from fedstrategies.objectives.module_pass import Loss, ModulePass
 from fedstrategies.objectives.vectorized import VectorizedObjectives
 
 __all__ = ["Loss", "TorchObjective"]
+
+logger = logging.getLogger(__name__)
 
 _TRIED = 8
 """Examples on which a module is tried, to see whether it draws."""
@@ -178,7 +181,8 @@ class TorchObjective(Objective):
         try:
             return not self.autograd.draws(_TRIED)
         except Exception:
-            # What is wrong with the module is for the training to say.
+            # What is wrong with the module is for the training to say, in one thread.
+            logger.debug("%s failed when it was tried", type(self.module).__name__, exc_info=True)
             return False
 
     def initial_arrays(self) -> dict[str, Tensor]:

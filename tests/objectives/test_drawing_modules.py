@@ -148,3 +148,23 @@ def test_the_package_s_own_networks_run_in_threads():
     module = lenet_classifier(3, image=(1, 16, 16), width=4, dtype=torch.float32)
     data = normal(8, 256, dtype=torch.float32), torch.arange(8) % 3
     assert TorchObjective(module=module, loss=nn.CrossEntropyLoss(), data=data).concurrent
+
+
+class Narrow(nn.Linear):
+    """A layer of the user's, for other features than there are."""
+
+
+def test_a_module_that_fails_when_it_is_tried_says_so_in_the_log_and_again_in_training(caplog):
+    objective = TorchObjective(
+        module=Narrow(2, 2),
+        loss=nn.CrossEntropyLoss(),
+        data=(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)),
+    )
+    with caplog.at_level("DEBUG", logger="fedstrategies"):
+        assert not objective.concurrent
+    (record,) = caplog.records
+    assert "Narrow failed" in record.getMessage()
+    assert record.exc_info is not None
+    x = objective.layout.flatten(objective.initial_arrays())
+    with pytest.raises(RuntimeError):
+        objective.value_and_gradient(x)
