@@ -13,7 +13,14 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["client_error", "ensure_identity", "identify", "over_the_wire"]
+__all__ = [
+    "client_error",
+    "client_raised",
+    "ensure_identity",
+    "identify",
+    "over_the_wire",
+    "serialised_size",
+]
 
 
 def ensure_identity() -> None:
@@ -39,6 +46,11 @@ def client_error(reason: str, request: Message) -> Message:
     )
 
 
+def client_raised(reply: Message) -> bool:
+    """Whether an error reply is from a ClientApp that raised, and not from the SuperLink."""
+    return reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+
+
 def over_the_wire(message: Message) -> Message:
     """The message after Flower's own serialisation and back."""
     message_id = message.metadata.message_id
@@ -49,3 +61,9 @@ def over_the_wire(message: Message) -> Message:
     assert isinstance(arrived, Message)
     arrived.metadata.__dict__["_message_id"] = message_id
     return arrived
+
+
+def serialised_size(message: Message) -> int:
+    """Bytes of a message's content as Flower serialises it: every object, headers included."""
+    with no_object_id_recompute():
+        return sum(len(item.deflate()) for item in get_all_nested_objects(message.content).values())

@@ -1,0 +1,1 @@
+"""A Flower app as one finds it: FedAvg of a small convolutional network."""
