@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from fedstrategies.efbv import DIANA, EF21, EFBV, EFBVClient, GradientDescent
     from fedstrategies.engines import CohortGrid, RayGrid
     from fedstrategies.fedp3 import FedP3, FedP3Client, LDPFedP3
-    from fedstrategies.flower import DirectoryStore, client_app
+    from fedstrategies.flower import (
+        Compressed,
+        CompressionMod,
+        DirectoryStore,
+        as_legacy,
+        client_app,
+        legacy_client,
+    )
     from fedstrategies.objectives import (
         L1,
         Box,
@@ -74,7 +81,14 @@ _HOME = {
     "efbv": ("DIANA", "EF21", "EFBV", "EFBVClient", "GradientDescent"),
     "engines": ("CohortGrid", "RayGrid"),
     "fedp3": ("FedP3", "FedP3Client", "LDPFedP3"),
-    "flower": ("DirectoryStore", "client_app"),
+    "flower": (
+        "Compressed",
+        "CompressionMod",
+        "DirectoryStore",
+        "as_legacy",
+        "client_app",
+        "legacy_client",
+    ),
     "objectives": (
         "L1",
         "Box",
@@ -115,6 +129,8 @@ __all__ = [
     "CohortGrid",
     "CompK",
     "Composition",
+    "Compressed",
+    "CompressionMod",
     "DirectoryStore",
     "EFBVClient",
     "ExactLocalSolver",
@@ -146,7 +162,9 @@ __all__ = [
     "StratifiedSampling",
     "TopK",
     "TorchObjective",
+    "as_legacy",
     "client_app",
+    "legacy_client",
     "logistic_smoothness",
     "parse_compressor",
 ]

@@ -53,6 +53,10 @@ def run_command(
     from fedstrategies.cli.tables import print_summary
     from fedstrategies.experiment.families import config_from_mapping
 
+    if given.get("resume"):
+        from fedstrategies.experiment.continuation import kept_options
+
+        given = kept_options(given)
     config = config_from_mapping({**given, "algorithm": algorithm})
     from fedstrategies.experiment.runner import run
 
@@ -113,10 +117,6 @@ def sweep_command(
         list[str],
         typer.Option(metavar="KEY=VALUES", help="values of an option: 1..20, 1..20:2 or 0.1,1,10"),
     ],
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="go on with the sweep in --out", rich_help_panel="Output"),
-    ] = False,
 ) -> None:
     """Run a grid of experiments."""
     from fedstrategies.cli.tables import print_sweep
@@ -125,6 +125,7 @@ def sweep_command(
     from fedstrategies.experiment.sweep_grid import sweep_of
 
     written, from_file = given.maps
+    resume = bool(written.pop("resume", False))
     sweep = sweep_of(algorithm, over, written, defaults=from_file)
     config = sweep.first
     _quieten_flower(config.quiet)

@@ -26,8 +26,9 @@ from torch import Tensor
 from fedstrategies.compressors import Compressor, Floats, Payload
 from fedstrategies.objectives import BatchedObjective, Prox
 from fedstrategies.random import Purpose, derived_keys
+from fedstrategies.robust import Aggregator
 
-__all__ = ["ClientRule", "ServerState", "Upload", "server_step"]
+__all__ = ["ClientRule", "ServerState", "Upload", "robust_estimate", "server_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +142,41 @@ class Upload:
     gradient_step: float
 
 
+def robust_estimate(
+    memory: Tensor | None, uploads: Sequence[Upload], aggregator: Aggregator
+) -> Tensor:
+    """What stands in for ``g = (1/n) sum_i (h_i + nu d_i)``, shape (d,).
+
+    ``h_i + nu d_i`` is what client i says of its own gradient; a client that is absent says h_i.
+    The aggregator sees these n vectors alike, and whole, whatever the compressor left out of d_i.
+
+    Parameters
+    ----------
+    memory : Tensor or None
+        The server's copy of the h_i, shape (n, d); None where clients keep none: then those who
+        answered are taken alone.
+    uploads : sequence of Upload
+        What arrived.
+    aggregator : Aggregator
+        In place of the mean.
+    """
+    if memory is None:
+        rows = torch.cat([upload.payload.dense() for upload in uploads])
+    else:
+        rows = memory.clone()
+        for upload in uploads:
+            upload.payload.add_to_(rows, upload.gradient_step, clients=upload.partition_ids)
+    return aggregator(rows, torch.ones(len(rows), dtype=torch.float64))
+
+
 def server_step(
-    state: ServerState, uploads: Sequence[Upload], *, clients: int, gamma: float, prox: Prox
+    state: ServerState,
+    uploads: Sequence[Upload],
+    *,
+    clients: int,
+    gamma: float,
+    prox: Prox,
+    robust: Tensor | None = None,
 ) -> ServerState:
     """One round of the server; a client that is absent counts as d_i = 0.
 
@@ -158,10 +192,14 @@ def server_step(
         Step size.
     prox : Prox
         R.
+    robust : Tensor or None
+        `robust_estimate`, which then takes the place of g, shape (d,). h stays ``mean h_i``.
     """
     estimate, memory = state.h, state.h
     for upload in uploads:
         mean = upload.payload.total(upload.partition_ids) / clients
         estimate = estimate + (upload.gradient_step * mean)
         memory = memory + (upload.memory_step * mean)
+    if robust is not None:
+        estimate = robust
     return ServerState(x=prox.prox(state.x - gamma * estimate, gamma), h=memory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -13,7 +13,13 @@ from torch import Tensor
 from fedstrategies.compressors import Compressor, Constants, Identity
 from fedstrategies.efbv import downlink_theory as downlink_analysis
 from fedstrategies.efbv import theory as analysis
-from fedstrategies.efbv.algorithm import ClientRule, ServerState, Upload, server_step
+from fedstrategies.efbv.algorithm import (
+    ClientRule,
+    ServerState,
+    Upload,
+    robust_estimate,
+    server_step,
+)
 from fedstrategies.efbv.constants import Theory
 from fedstrategies.flower import Assignment, BaseStrategy, Delivery, Update
 from fedstrategies.objectives import NoProx, Prox, Smoothness
@@ -60,6 +66,7 @@ class EFBV(BaseStrategy):
     """
 
     no_downlink = ""
+    no_aggregator = ""
     no_message_privacy = (
         "error feedback puts what clipping took from one message into the next ones, so that no "
         "bound on a client's part remains"
@@ -164,7 +171,18 @@ class EFBV(BaseStrategy):
                 theory = downlink_analysis.with_downlink(theory, constants, smoothness)
         self._theory = theory
         self.gamma = self._factor * self._theory.gamma if self._relative else self._factor
+        if self.aggregator is not None and self._theory.memory_step:
+            self._require_copy(x)
         self._h = torch.zeros_like(x)
+
+    def _require_copy(self, x: Tensor) -> None:
+        needed = self.clients * x.numel() * x.element_size()
+        if needed > self.memory_budget:
+            raise ValueError(
+                "aggregator: it takes what clients say of their gradients, h_i + nu d_i, and the "
+                f"server's copy of the h_i ({needed / 2**30:.3g} GiB) exceeds memory_budget; raise "
+                "that, or use GradientDescent, whose clients keep no memory"
+            )
 
     def plan(self, round: int) -> list[Assignment]:
         """Everyone in the cohort compresses; with gradient shifts, newcomers send it dense."""
@@ -196,12 +214,17 @@ class EFBV(BaseStrategy):
             )
             for delivery in deliveries
         ]
+        robust = None
+        if self.aggregator is not None:
+            assert self.memory is not None
+            robust = robust_estimate(self.memory.get("h"), uploads, self.aggregator)
         state = server_step(
             ServerState(x=x, h=self._h),
             uploads,
             clients=self.clients,
             gamma=self.gamma,
             prox=self.prox,
+            robust=robust,
         )
 
         def follow() -> None:
@@ -213,6 +236,14 @@ class EFBV(BaseStrategy):
         """Factor of the mean of these messages in g."""
         uncompressed = bool(delivery.assignment.constants[1])
         return 1.0 if uncompressed else self.theory.gradient_step
+
+    def method_state(self) -> Mapping[str, object]:
+        """h."""
+        return {"h": self._h}
+
+    def set_method_state(self, state: Mapping[str, Any]) -> None:
+        """h."""
+        self._h = state["h"]
 
     def forget(self) -> None:
         """All h_i are zero again: so is their mean."""

@@ -60,7 +60,8 @@ def reason_against(
         told = strategy.accounts.account(index)
         if private[index] and told.unanswered and not knows(context.state, told.ledger):
             return f"client {index} has lost its record of releases that nobody heard of"
-        if not remembers(context.state, strategy.ledger.accepted(index)):
+        ledger = strategy.ledger
+        if not (ledger.is_resumed(index) or remembers(context.state, ledger.accepted(index))):
             return "clients remember another run"
     return None
 

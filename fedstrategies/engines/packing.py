@@ -232,8 +232,9 @@ def _divided(partitions: Sequence[int], seats: Sequence[Seat]) -> tuple[Placemen
 def _no_room(pools: _Pools, machines: Sequence[Machine]) -> str:
     cpus, gpus = (sum(getattr(share, name) for share, _ in pools) for name in ("cpus", "gpus"))
     who = "a client" if len(pools) == 1 else f"a client of each of the {len(pools)} shares"
-    enough = gpus <= sum(machine.gpus for machine in machines)
-    across = "; no share lies across two GPUs or machines" if gpus and enough else ""
+    what, need = ("GPUs or machines", gpus) if gpus else ("machines", cpus)
+    enough = need <= sum(machine.gpus if gpus else machine.cpus for machine in machines)
+    across = f"; no share lies across two {what}" if enough else ""
     return (
         f"{who} needs {cpus:g} CPUs and {gpus:g} GPUs (clients: {_listing(pools)}), and there are "
         f"{_inventory(machines)}{across}"

@@ -108,10 +108,13 @@ class ShardWorker:
 
     # ---------------------------------------------------------------- whole cohorts
 
-    def reason_against(self, asked: Parcel[Sequence[Asked]], accepted: Sequence[Tag]) -> str | None:
+    def reason_against(
+        self, asked: Parcel[Sequence[Asked]], accepted: Sequence[Tag | None]
+    ) -> str | None:
         """What would be skipped without messages; ``accepted`` has an entry a row.
 
-        Clients that remember nothing at all are no reason: `begin` restores them.
+        Clients that remember nothing at all are no reason, nor are those that are to be sent
+        their memory anyway (None): `begin` restores them.
         """
         clients = dict(zip(self._grid.partitions.values(), self._grid.clients, strict=True))
         if any(
@@ -122,7 +125,7 @@ class ShardWorker:
         if reason is not None:
             return reason
         known = all(
-            remembers(state, tag) or _is_blank(state)
+            tag is None or remembers(state, tag) or _is_blank(state)
             for state, tag in zip(self._states(), accepted, strict=True)
         )
         return None if known else "clients remember another run"

@@ -18,7 +18,8 @@ def not_placed(what: str) -> str:
     """The text for actors that Ray does not start."""
     return (
         f"Ray has not started {what} within {PLACING_SECONDS:g} s: its CPUs or GPUs may be taken "
-        "by others (`ray status` tells); ask for fewer actors or smaller shares"
+        "by others, or gone with a machine (`ray status` tells); give it more machines, or ask for "
+        "fewer actors or smaller shares"
     )
 
 

@@ -35,9 +35,12 @@ def reason_in_shards(shards: Sequence[Shard], strategy: BaseStrategy) -> str | N
     """Why clients in actors must answer by messages; the first reason in partition order."""
     _begin_round(shards)
     asked = Parcel(rules_asked(strategy))
-    accepted = strategy.ledger.accepted
+    ledger = strategy.ledger
+    accepted = [
+        None if ledger.is_resumed(p) else ledger.accepted(p) for p in range(strategy.clients)
+    ]
     answers = [
-        shard.ask("reason_against", asked, [accepted(p) for p in shard.partitions.tolist()])
+        shard.ask("reason_against", asked, [accepted[p] for p in shard.partitions.tolist()])
         for shard in shards
     ]
     reasons: list[str | None] = [answer.get() for answer in answers]

@@ -225,7 +225,7 @@ def compare(
     """
     first = next(iter(configs.values()))
     base = Path(first.out) if first.out is not None else _default_directory(first)
-    check_directory(base, overwrite=first.overwrite)
+    check_directory(base, overwrite=first.overwrite or first.resume)
     placed = {name: replace(config, out=str(base / name)) for name, config in configs.items()}
     for config in placed.values():
         prepare(config)

@@ -54,6 +54,13 @@ class ExperimentConfig(PrivacyConfig):
     cohort_size: int | None = option(
         None, "clients in a cohort", group="Method", metavar="M", at_least=1
     )
+    max_update_norm: float | None = option(
+        None,
+        "refuse updates of clients whose norm is larger (never scaled down); unset: none",
+        group="Method",
+        metavar="B",
+        above=0,
+    )
     backend: str = option(
         "cohort",
         "in-process; Ray actors that keep their clients; or Flower's simulation runtime on Ray",
@@ -146,6 +153,19 @@ class ExperimentConfig(PrivacyConfig):
         metavar="DIR",
     )
     overwrite: bool = option(False, "replace the results in --out", group="Output")
+    checkpoint_every: int | None = option(
+        None,
+        "rounds between two checkpoints, kept in --out; unset: none",
+        group="Output",
+        metavar="R",
+        at_least=1,
+    )
+    resume: bool = option(
+        False,
+        "go on with the run in --out from its last checkpoint; of the options that decide what "
+        "is computed only --rounds may differ",
+        group="Output",
+    )
     quiet: bool = option(False, "print nothing but errors", group="Output")
 
     @property
@@ -193,6 +213,10 @@ class ExperimentConfig(PrivacyConfig):
                 f"{name}: when the run ends would follow from private losses, outside of what is "
                 "charged; with --epsilon give the number of rounds"
             )
+        if self.resume and self.overwrite:
+            raise ConfigError("resume: give --resume or --overwrite, not both")
+        if self.resume and self.out is None:
+            raise ConfigError("resume: --out is needed, it says which run to go on with")
         if self.target_gap is not None and self.fstar is None:
             self._set("fstar", "solve")
         if isinstance(self.fstar, str) and self.fstar != "solve":

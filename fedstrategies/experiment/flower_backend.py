@@ -87,6 +87,9 @@ def run_in_simulation(
         "client_resources": {
             "num_cpus": _whole(cpus_per_client),
             "num_gpus": _whole(gpus_per_client),
+            # Flower hands these to Ray as an actor's options. By Ray's default a worker that dies
+            # is not started again; Flower keeps it, and it fails most messages of all later rounds.
+            "max_restarts": -1,
         },
         "init_args": {"logging_level": logging.ERROR, "log_to_driver": False},
     }

@@ -170,4 +170,5 @@ def shared_settings(config: ExperimentConfig, problem: Problem) -> dict[str, obj
         "seed": config.seed,
         "num_clients": config.clients,
         "fraction_evaluate": 0.0,
+        "max_update_norm": config.max_update_norm,
     }

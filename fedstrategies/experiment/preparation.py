@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedstrategies.data import DataError
 from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.continuation import check_same_run
 from fedstrategies.experiment.method import Method
 from fedstrategies.experiment.methods import method_of
 from fedstrategies.experiment.options import ConfigError
@@ -69,7 +70,9 @@ def prepare(config: ExperimentConfig) -> Prepared:
         For wrong input: one line.
     """
     directory = choose_directory(config)
-    check_directory(directory, overwrite=config.overwrite)
+    check_directory(directory, overwrite=config.overwrite or config.resume)
+    if config.resume:
+        check_same_run(config, directory)
     with single_threaded():
         problem = load_problem(config.problem)
         _check_start_point(problem)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from io import FileIO
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -83,7 +85,7 @@ class Recorder:
         self._observers = observers
         self._partition_ids = torch.arange(len(objectives))
         self._regularised = config.prox != "none"
-        self._file = None if path is None else path.open("wb", buffering=0)
+        self._file: FileIO | None = None
         self._start = time.perf_counter()
         self._bound = float("inf")
         self.last: HistoryRecord = {}
@@ -99,6 +101,7 @@ class Recorder:
             If f(x^0) is not finite.
         """
         self._start = time.perf_counter()
+        self._file = None if self._path is None else FileIO(self._path, "w")
         counters: HistoryRecord = {
             "uplink_bytes": 0,
             "downlink_bytes": 0,
@@ -128,6 +131,43 @@ class Recorder:
             "failures": record.failures,
         }
         return self._add(record.round, record.outer_round, record.x, counters)
+
+    def state(self) -> Mapping[str, object]:
+        """How long the history is, which is on the disk then, and what is remembered of it."""
+        length = 0
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            length = self._file.tell()
+        return {
+            "length": length,
+            "seconds": time.perf_counter() - self._start,
+            "bound": self._bound,
+            "last": self.last,
+            "reached": self.reached,
+        }
+
+    def on_resume(self, kept: Mapping[str, Any], x: Tensor) -> bool:
+        """Cut the history behind the checkpoint's round; True if a target was reached by then.
+
+        Raises
+        ------
+        ValueError
+            If the history is shorter than it was.
+        """
+        if self._path is not None:
+            present = self._path.stat().st_size if self._path.exists() else 0
+            if present < kept["length"]:
+                raise ValueError(
+                    f"{self._path} has {present} bytes, {kept['length']} when the checkpoint was "
+                    "written; put it back, or begin anew with --overwrite"
+                )
+            self._file = FileIO(self._path, "r+")
+            self._file.truncate(kept["length"])
+            self._file.seek(0, os.SEEK_END)
+        self._start = time.perf_counter() - kept["seconds"]
+        self._bound, self.last, self.reached = kept["bound"], kept["last"], kept["reached"]
+        self.x = x
+        return bool(self.reached)
 
     def on_end(self) -> None:
         """Close the file."""

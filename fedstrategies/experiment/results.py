@@ -15,6 +15,7 @@ from fedstrategies.experiment.history import HistoryRecord
 from fedstrategies.experiment.options import ConfigError
 
 __all__ = [
+    "CHECKPOINTS",
     "FILES",
     "PERSONAL",
     "Status",
@@ -31,6 +32,9 @@ FILES = ("config.toml", "history.jsonl", "summary.json", "model.safetensors", "c
 
 PERSONAL = "personal"
 """Folder of the clients' deployed models (``--save-personal``)."""
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints (``--checkpoint-every``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,25 +154,33 @@ def check_directory(directory: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"out: {existing} is not a folder")
     if existing == directory and not overwrite and not _is_empty(directory):
         raise ConfigError(
-            f"out: {directory} is not empty; add --overwrite or choose another folder"
+            f"out: {directory} is not empty; add --resume to go on with the run in it, "
+            "--overwrite to replace it, or choose another folder"
         )
 
 
-def open_directory(directory: Path, *, overwrite: bool) -> Path:
+def open_directory(directory: Path, *, overwrite: bool, resume: bool = False) -> Path:
     """Create the folder; with ``overwrite`` remove an earlier run's files from it.
+
+    With ``resume`` what is there stays.
 
     Raises
     ------
     ConfigError
         As `check_directory`, or if the folder cannot be created.
     """
-    check_directory(directory, overwrite=overwrite)
+    from fedstrategies.checkpoint import Checkpoints  # brings torch, which `info` does without
+
+    check_directory(directory, overwrite=overwrite or resume)
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        if resume:
+            return directory
         for name in FILES:
             (directory / name).unlink(missing_ok=True)
         for path in (directory / PERSONAL).glob("client-*.safetensors"):
             path.unlink()
+        Checkpoints(directory / CHECKPOINTS).clear()
     except OSError as error:
         raise ConfigError(f"out: {directory} cannot be written ({error.strerror})") from None
     return directory

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Literal, cast
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fedstrategies.checkpoint import CheckpointError
+from fedstrategies.experiment.continuation import checkpoints_of, write_config
 from fedstrategies.experiment.history import HistoryRecord
+from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.preparation import Prepared
 from fedstrategies.experiment.progress import Observer
 from fedstrategies.experiment.recorder import Recorder
 from fedstrategies.experiment.results import (
+    CHECKPOINTS,
     PERSONAL,
     Status,
     Summary,
     open_directory,
     peak_memory_bytes,
 )
-from fedstrategies.experiment.views import to_toml
 from fedstrategies.flower.app import FedApp
 from fedstrategies.flower.errors import AllClientsFailed, Diverged
 from fedstrategies.objectives import BatchedObjective, LastPoint
@@ -65,8 +68,10 @@ class Session:
         self._picture = picture
         config = prepared.config
         self._observers = observers
-        self._directory = open_directory(Path(config.out or "."), overwrite=config.overwrite)
-        (self._directory / "config.toml").write_text(to_toml(config), encoding="utf-8")
+        self._directory = open_directory(
+            Path(config.out or "."), overwrite=config.overwrite, resume=config.resume
+        )
+        write_config(config, self._directory)
         self._recorder: Recorder | None = None
 
     def run_in_process(self, app: FedApp) -> ArrayRecord:
@@ -98,12 +103,16 @@ class Session:
             path=self._directory / "history.jsonl",
             observers=self._observers,
         )
+        every = config.checkpoint_every
         with single_threaded():
             result = self.prepared.strategy.start(
                 grid,
                 problem.initial_arrays(),
                 num_rounds=config.rounds,
                 callbacks=[self._recorder],
+                checkpoints=None if every is None else self._directory / CHECKPOINTS,
+                checkpoint_every=every or 0,
+                resume=checkpoints_of(self._directory) if config.resume else None,
             )
         return result.arrays
 
@@ -139,6 +148,8 @@ class Session:
             return self._conclude("diverged", error=str(error))
         except AllClientsFailed as error:
             return self._conclude("failed", error=f"failed in round {self._next_round}: {error}")
+        except CheckpointError as error:  # nothing was run, and what is there stays
+            raise ConfigError(f"resume: {error}") from None
         except KeyboardInterrupt:
             self._conclude("interrupted", error="interrupted")
             raise

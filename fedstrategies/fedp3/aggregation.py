@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fedstrategies.pruning import LayerGroups
 from fedstrategies.reduce import sum_over_clients
+from fedstrategies.robust import Aggregator
 
 __all__ = [
     "AGGREGATIONS",
@@ -145,6 +146,7 @@ def aggregate(
     *,
     partition_ids: Tensor,
     aggregation: Aggregation | None = None,
+    aggregator: Aggregator | None = None,
 ) -> Tensor:
     """The server's next model.
 
@@ -165,6 +167,9 @@ def aggregate(
         int64, shape (C,), distinct.
     aggregation : Aggregation, optional
         None: `Simple`.
+    aggregator : Aggregator, optional
+        What is taken of each layer in place of the weighted mean, among those that sent it; a
+        layer of few senders is protected against as few. None: the mean.
 
     Returns
     -------
@@ -195,6 +200,14 @@ def aggregate(
             continue
         mine = weights[members, layer]
         shares = mine / mine.sum()
+        if aggregator is not None:
+            whole = torch.cat([rows[members, part] for part in group.slices], dim=1)
+            robust, first = aggregator(whole, shares), 0
+            for part in group.slices:
+                last = first + part.stop - part.start
+                mean[part] = robust[first:last]
+                first = last
+            continue
         for part in group.slices:
             mean[part] = sum_over_clients(rows[members, part], ids[members], weights=shares)
     return mean

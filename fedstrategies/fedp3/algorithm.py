@@ -219,6 +219,10 @@ class FedP3Rule(MemorylessRule):
         """The layers in L_i, dense."""
         return whole(torch.zeros((1, int(self.downlink.own.sum())), dtype=dtype))
 
+    def origin(self, sent: Tensor) -> Tensor:
+        """The model on L_i, which is all that an upload holds."""
+        return sent[self.downlink.own]
+
     def row(self, index: int) -> FedP3Rule:
         """The rule as one client has it."""
         return self.rows(torch.tensor([index]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -29,14 +29,27 @@ class ClientLevelMechanism:
     ----------
     settings : MessagePrivacy
         C, sigma and where the secret is from.
+    kept : Secret or None
+        That of an earlier process of this run; None: a new one.
     """
 
     settings: MessagePrivacy
+    kept: Secret | None = None
 
     @cached_property
     def secret(self) -> Secret:
         """The server's."""
-        return self.settings.new_secret()
+        return self.settings.new_secret() if self.kept is None else self.kept
+
+    def with_key(self, key: bytes) -> ClientLevelMechanism:
+        """The same with the secret of an earlier process; a simulated one follows from the seed.
+
+        Raises
+        ------
+        PrivacyError
+            If the key has another length than a secret's.
+        """
+        return replace(self, kept=None if self.settings.simulated else Secret(key=key))
 
     def clip(self, models: Tensor, before: Tensor) -> Tensor:
         """``x + clip_C(W_i - x)`` on L_i: shape (C, D), from models (C, D) and x on L_i (D,)."""

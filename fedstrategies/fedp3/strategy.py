@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -83,6 +83,7 @@ class FedP3(BaseStrategy):
 
     no_downlink = "each client already gets its own part of the model, in frames of its own"
     no_message_privacy = ""
+    no_aggregator = ""
 
     def __init__(
         self,
@@ -181,6 +182,18 @@ class FedP3(BaseStrategy):
         """Know the last round, after which personal heads are tuned."""
         self._last_round = self.round + num_rounds
 
+    def method_state(self) -> Mapping[str, object]:
+        """The server's secret under ``message_privacy``.
+
+        A round that is made again from the same messages is then the same release.
+        """
+        return {} if self._mechanism is None else {"secret": self._mechanism.secret.key}
+
+    def set_method_state(self, state: Mapping[str, Any]) -> None:
+        """The server's secret under ``message_privacy``."""
+        if self._mechanism is not None:
+            self._mechanism = self._mechanism.with_key(state["secret"])
+
     def assigned(self, round: int) -> Tensor:
         """L_i of all clients in a round: bool, shape (n, G)."""
         if self._fixed is not None:
@@ -260,7 +273,13 @@ class FedP3(BaseStrategy):
             start = stop
         ids = torch.cat([delivery.partition_ids for delivery in deliveries])
         mean = aggregate(
-            rows, sent, x, self.groups, partition_ids=ids, aggregation=self.aggregation
+            rows,
+            sent,
+            x,
+            self.groups,
+            partition_ids=ids,
+            aggregation=self.aggregation,
+            aggregator=self.aggregator,
         )
         if self._mechanism is None:
             return Update(x=mean)

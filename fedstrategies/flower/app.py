@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from fedstrategies.flower.client import BaseClient
-from fedstrategies.flower.state_store import StateStore
+from fedstrategies.flower.rank import STATE_DIR, answer, located
+from fedstrategies.flower.state_store import DirectoryStore, StateStore
 
 __all__ = ["ClientFn", "FedApp", "client_app"]
 
@@ -28,8 +29,9 @@ class FedApp(ClientApp):
     mods : sequence of Mod
         Flower mods, the first outermost. They see our messages: one opaque blob per direction.
     store : StateStore or None
-        Where clients keep their state, e.g. `DirectoryStore`; None: in ``context.state``, which
-        Flower's runtime sends along with every message.
+        Where clients keep their state, e.g. `DirectoryStore`. None: in the directory that the
+        node's ``state-dir`` names, if its ``--node-config`` has one, else in ``context.state``,
+        which Flower's runtime sends along with every message.
     """
 
     def __init__(
@@ -42,17 +44,27 @@ class FedApp(ClientApp):
 
         @self.train()
         def train(message: Message, context: Context) -> Message:
-            with nullcontext(context) if store is None else store.opened(context) as own:
+            with _opened(message, context, store) as own:
                 return client_fn(own).train(message, own)
 
         @self.evaluate()
         def evaluate(message: Message, context: Context) -> Message:
-            with nullcontext(context) if store is None else store.opened(context) as own:
+            with _opened(message, context, store) as own:
                 return client_fn(own).evaluate(message, own)
 
         @self.query()
         def query(message: Message, context: Context) -> Message:
-            return client_fn(context).query(message, context)
+            return answer(message, context)  # no client is built: that may mean loading data
+
+
+def _opened(
+    message: Message, context: Context, store: StateStore | None
+) -> AbstractContextManager[Context]:
+    """The context to work on: with the node's partition, and its kept state."""
+    placed = located(message, context)
+    if store is None and STATE_DIR in context.node_config:
+        store = DirectoryStore(str(context.node_config[STATE_DIR]))
+    return nullcontext(placed) if store is None else store.opened(placed)
 
 
 def client_app(

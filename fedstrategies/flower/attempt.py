@@ -12,6 +12,7 @@ from fedstrategies.flower.contract import Assignment
 from fedstrategies.flower.control import Request
 from fedstrategies.flower.edition import Edition
 from fedstrategies.flower.errors import AllClientsFailed
+from fedstrategies.flower.update_norm import origin_of, too_large, update_norms
 from fedstrategies.random import Purpose, client_keys
 
 if TYPE_CHECKING:
@@ -68,6 +69,14 @@ class Attempt(ABC):
         if assignment.point is not None:
             return assignment.point
         return self.strategy.x if self.edition is None else self.edition.w
+
+    def excesses(self, assignment: Assignment, payload: Payload) -> list[str]:
+        """What is too large about each message of an assignment's clients; empty: nothing."""
+        bound = self.strategy.max_update_norm
+        if bound is None:
+            return [""] * len(payload)
+        norms = update_norms(payload, origin_of(assignment, self.sent(assignment)))
+        return [too_large(norm, bound) if norm > bound else "" for norm in norms]
 
     def edition_of(self, assignment: Assignment) -> Edition | None:
         """What they rebuild it from; None if it is sent as it is."""

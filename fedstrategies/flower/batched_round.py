@@ -58,6 +58,7 @@ class BatchedRound(Attempt):
             if found is None:
                 continue
             rows, payload, losses = self._drop_non_finite(*found)
+            rows, payload, losses = self._drop_too_large(assignment, rows, payload, losses)
             edition = self.edition_of(assignment)
             if self.strategy.broadcast is not None and edition is not None:
                 self.strategy.broadcast.confirm(rows.tolist(), edition)
@@ -148,6 +149,20 @@ class BatchedRound(Attempt):
             self.failures.append(f"partition {partition}: {reason}")
             self.faulty[partition] = reason
         return rows[finite], payload.rows(finite), losses[finite]
+
+    def _drop_too_large(
+        self, assignment: Assignment, rows: Tensor, payload: Payload, losses: Tensor
+    ) -> _Step:
+        """So is what ``max_update_norm`` does not allow."""
+        excesses = self.excesses(assignment, payload)
+        if not any(excesses):
+            return rows, payload, losses
+        for partition, excess in zip(rows.tolist(), excesses, strict=True):
+            if excess:
+                self.failures.append(f"partition {partition}: {excess}")
+                self.faulty[partition] = excess
+        kept = torch.tensor([not excess for excess in excesses])
+        return rows[kept], payload.rows(kept), losses[kept]
 
     def settle(self, settlement: Tensor) -> None:
         """Tell the ledger and the clients which uploads were used."""

@@ -14,8 +14,9 @@ of versions for clients that are not there every round is ours, see docs/reliabi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +82,7 @@ class Broadcast:
         self._held = np.full(clients, _NEVER, dtype=np.int64)
         self._lost: set[int] = set()
         self._lapses: dict[int, _Lapse] = {}
+        self._resumed: set[int] = set()
 
     def propose(self, x: Tensor, round: int) -> Edition:
         """The version to compute at in a round; the same again for the same x and round.
@@ -125,7 +127,7 @@ class Broadcast:
 
     def held(self, partition: int) -> int:
         """The newest version that a client is known to hold; 0: none, it is sent w whole."""
-        return int(self._held[partition])
+        return _NEVER if partition in self._resumed else int(self._held[partition])
 
     def is_repair(self, partition: int, edition: Edition) -> bool:
         """Whether a client is sent w whole because it has lost what it held."""
@@ -142,6 +144,7 @@ class Broadcast:
             answered = [p for p in answered if self._holds(p, edition)]
         self._held[answered] = edition.number
         self._lost.difference_update(answered)
+        self._resumed.difference_update(answered)
 
     def _holds(self, partition: int, edition: Edition) -> bool:
         """Whether to take it that a client which has answered still has the model next time."""
@@ -158,6 +161,7 @@ class Broadcast:
         """What a client held is lost: it is sent w whole."""
         self._held[partition] = _NEVER
         self._lost.add(partition)
+        self._resumed.discard(partition)
 
     def fell_behind(self, partition: int) -> None:
         """A client says that it cannot rebuild what it was asked for: it is sent w whole.
@@ -178,6 +182,17 @@ class Broadcast:
                 partition,
             )
 
+    def charge(self, partition: int, edition: Edition) -> tuple[int, int]:
+        """Bytes for one client: ordinary downlink, and repairs of what was lost.
+
+        After a restart of the server it is sent w whole. What it would have been sent without
+        counts as downlink, and the rest as repair.
+        """
+        if partition not in self._resumed:
+            return self.sizes(torch.tensor([partition]), edition)
+        whole, ordinary = sum(edition.sizes(_NEVER)), sum(edition.sizes(int(self._held[partition])))
+        return ordinary, whole - ordinary
+
     def sizes(self, partition_ids: Tensor, edition: Edition) -> tuple[int, int]:
         """Bytes for some clients together: ordinary downlink, and repairs of what was lost."""
         members = partition_ids.numpy()
@@ -188,6 +203,30 @@ class Broadcast:
         )
         repairs = sum(self.is_repair(p, edition) for p in self._lost.intersection(members.tolist()))
         return downlink - repairs * edition.frame_size, repairs * edition.frame_size
+
+    # ---------------------------------------------------------------- restarts
+
+    def snapshot(self) -> dict[str, object]:
+        """What must survive this process; a round that was proposed is proposed again."""
+        return {
+            "current": None if self.current is None else self.current.snapshot(),
+            "made": self._made,
+            "held": torch.from_numpy(self._held.copy()),
+            "lost": set(self._lost),
+            "lapses": {partition: asdict(lapse) for partition, lapse in self._lapses.items()},
+        }
+
+    def resume(self, kept: Mapping[str, Any]) -> None:
+        """Go on from `snapshot`: whatever clients hold, they are sent w whole first."""
+        self.current = None if kept["current"] is None else Edition.resumed(kept["current"])
+        self._proposed, self._made = None, kept["made"]
+        self._held, self._lost = kept["held"].numpy().copy(), set(kept["lost"])
+        self._lapses = {partition: _Lapse(**lapse) for partition, lapse in kept["lapses"].items()}
+        self._resumed = set(range(len(self._held)))
+
+    def restored(self) -> None:
+        """Clients hold what the server believes: on the fast path nothing is sent to them."""
+        self._resumed.clear()
 
     def replicas(self, session: int) -> list[tuple[npt.NDArray[np.int64], Replica]]:
         """What the clients hold: partitions (one array a version) and the replica they share.

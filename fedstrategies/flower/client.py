@@ -21,6 +21,7 @@ from fedstrategies.flower.control import (
     Response,
     Status,
 )
+from fedstrategies.flower.rank import answer, partition_of
 from fedstrategies.flower.receipts import Decision, Receipts
 from fedstrategies.flower.records import (
     CONTROL,
@@ -113,16 +114,14 @@ class BaseClient(WorkingClient, NumPyClient):
         return Message(reply, reply_to=message)
 
     def query(self, message: Message, context: Context) -> Message:
-        """Tell which partition this node holds (absent: the node was not told)."""
-        return Message(
-            RecordDict({"config": ConfigRecord({**_partition(context)})}), reply_to=message
-        )
+        """Tell which partition this node holds, or the rank it had if it was not told."""
+        return answer(message, context)
 
     # ---------------------------------------------------------------- NumPyClient
 
     def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
         """As `query`, for Flower's older API."""
-        return cast(dict[str, Scalar], _partition(self.context))
+        return cast(dict[str, Scalar], partition_of(self.context))
 
     def fit(
         self, parameters: Arrays, config: dict[str, Scalar]
@@ -328,8 +327,3 @@ def _control(config: Mapping[str, Scalar]) -> bytes:
             "matching fedstrategies strategy on the server"
         )
     return value
-
-
-def _partition(context: Context) -> dict[str, int]:
-    known = ("partition-id", "num-partitions")
-    return {key: int(context.node_config[key]) for key in known if key in context.node_config}

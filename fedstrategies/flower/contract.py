@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ __all__ = [
     "Delivery",
     "GuidedRule",
     "IndividualRule",
+    "MovedRule",
+    "ResumableCallback",
     "RoundRecord",
     "StepRequest",
     "Update",
@@ -85,6 +87,14 @@ class GuidedRule(ClientRule, Protocol):
     """A rule that is sent several vectors: its ``step`` takes x of shape (vectors, d)."""
 
     vectors: int
+
+
+@runtime_checkable
+class MovedRule(ClientRule, Protocol):
+    """A rule that sends models: its update is the upload less the model it began from."""
+
+    def origin(self, sent: Tensor) -> Tensor:
+        """That model, of the length of an upload, from what ``step`` takes as x."""
 
 
 @runtime_checkable
@@ -193,6 +203,11 @@ class Update:
     follow: Callable[[], None] = _nothing
     settlement: Tensor | None = None
 
+    @property
+    def moves_state(self) -> bool:
+        """Whether there is state of the room's own to follow."""
+        return self.follow is not _nothing
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
@@ -233,6 +248,26 @@ class Callback(Protocol):
 
     def on_end(self) -> None:
         """After the last round, also when the run failed."""
+
+
+@runtime_checkable
+class ResumableCallback(Callback, Protocol):
+    """One with a state of its own, which checkpoints keep.
+
+    Others are told of the start where a run goes on from a checkpoint, with the model it has.
+    """
+
+    def state(self) -> Mapping[str, object]:
+        """What must survive this process, as `fedstrategies.snapshots` can hold it.
+
+        Asked for between rounds; what this callback wrote to files must be on the disk.
+        """
+
+    def on_resume(self, kept: Mapping[str, Any], x: Tensor) -> bool | None:
+        """In place of ``on_start``: go on from what `state` gave, with the model x^t, (d,).
+
+        True: there is nothing left to do, as of ``on_round``. A ValueError refuses the checkpoint.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

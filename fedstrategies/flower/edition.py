@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
 from fedstrategies.compressors import Floats, Payload
 from fedstrategies.flower.replica import MOST_STEPS, Route, checksum
-from fedstrategies.wire import encode, encode_vector, encoded_size
+from fedstrategies.wire import decode, encode, encode_vector, encoded_size
 
 __all__ = ["Edition", "Step"]
 
@@ -126,6 +128,21 @@ class Edition:
     @cached_property
     def _frame(self) -> bytes:
         return encode_vector(self.w)
+
+    def snapshot(self) -> dict[str, object]:
+        """Everything of it, the steps as their frames."""
+        steps = [(step.base, step.number, step.frame) for step in self.steps]
+        held = {"number": self.number, "w": self.w, "scale": self.scale, "oldest": self.oldest}
+        return {**held, "steps": steps}
+
+    @classmethod
+    def resumed(cls, kept: Mapping[str, Any]) -> Edition:
+        """The edition of which `snapshot` gave ``kept``."""
+        steps = tuple(
+            Step(base=base, number=number, payload=decode(frame, dimension=len(kept["w"])))
+            for base, number, frame in kept["steps"]
+        )
+        return cls(**{**kept, "steps": steps})
 
     def versions(self) -> dict[int, Tensor]:
         """The versions on its path by number, this one included: shape (d,) each."""

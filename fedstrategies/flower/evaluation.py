@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from fedstrategies.flower.control import pack_constants
 from fedstrategies.flower.metrics import aggregate_metrics
+from fedstrategies.flower.rank import RANK_BYTES
 from fedstrategies.flower.records import CONTROL, raw_array
 from fedstrategies.sampling import NiceSampling
 from fedstrategies.wire import encode_vector
@@ -45,15 +46,16 @@ def evaluation_messages(
     messages = []
     for partition in (present[i] for i in chosen.tolist()):
         control = pack_constants(strategy.evaluation_constants(partition))
+        node = nodes[partition]
+        rank = strategy.nodes.rank_field(node)
         content = RecordDict(
             {
                 strategy.arrayrecord_key: model,
-                strategy.configrecord_key: ConfigRecord({**user, CONTROL: control}),
+                strategy.configrecord_key: ConfigRecord({**user, CONTROL: control, **rank}),
             }
         )
-        node = nodes[partition]
         strategy.evaluating.add(node)
-        strategy.bytes.downlink += len(frame) + len(control)
+        strategy.bytes.downlink += len(frame) + len(control) + RANK_BYTES * len(rank)
         messages.append(Message(content, dst_node_id=node, message_type=MessageType.EVALUATE))
     return messages
 

@@ -12,7 +12,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fedstrategies.flower.batched_round import BatchedRound
-from fedstrategies.flower.contract import BatchingGrid, Callback, CohortSession, RoundRecord
+from fedstrategies.flower.checkpointing import Checkpointing
+from fedstrategies.flower.contract import (
+    BatchingGrid,
+    Callback,
+    CohortSession,
+    ResumableCallback,
+    RoundRecord,
+)
 
 if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
@@ -35,26 +42,35 @@ def drive(
     evaluate_config: ConfigRecord,
     evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
     callbacks: Sequence[Callback],
+    checkpointing: Checkpointing,
 ) -> Result:
     """Run rounds until ``num_rounds`` are completed or a callback stops the run.
+
+    A run that goes on from a checkpoint counts the rounds before it.
 
     The session is closed and every callback ended, whatever is raised on the way. The first error
     is raised; those that come of the closing after another are logged.
     """
     strategy.set_up(initial_arrays, grid)
     strategy.take_model(initial_arrays)
+    resumes, result, arrays = checkpointing.source is not None, Result(), initial_arrays
+    first, stopped = 0 if resumes else strategy.round, False
+    if resumes:
+        stopped = checkpointing.resume(strategy, callbacks, num_rounds=num_rounds)
+        arrays = strategy.arrays
     strategy.summary()
-    strategy.begin(num_rounds)
-    result = Result()
-    first = strategy.round
+    strategy.begin(first + num_rounds - strategy.round)
     session = grid.open_cohort(strategy) if isinstance(grid, BatchingGrid) else None
-    arrays = initial_arrays
+    if session is not None:
+        strategy.restored()
     try:
         for callback in callbacks:
-            callback.on_start(strategy.x)
-        if evaluate_fn is not None and (found := evaluate_fn(0, initial_arrays)) is not None:
+            if not (resumes and isinstance(callback, ResumableCallback)):
+                callback.on_start(strategy.x)
+        measure_start = None if resumes else evaluate_fn
+        if measure_start is not None and (found := measure_start(0, initial_arrays)) is not None:
             result.evaluate_metrics_serverapp[0] = found
-        while strategy.round < first + num_rounds:
+        while strategy.round < first + num_rounds and not stopped:
             metrics = _complete_round(strategy, grid, session, arrays, train_config, timeout)
             current = strategy.round - first
             if metrics is not None:
@@ -77,8 +93,9 @@ def drive(
                 result.evaluate_metrics_serverapp[current] = found
             record = _record(strategy)
             stops = [callback.on_round(record) for callback in callbacks]
-            if any(stops):
-                break
+            stopped = any(stops)
+            last = stopped or strategy.round == first + num_rounds
+            checkpointing.after_round(strategy, callbacks, last=last)
     except BaseException:
         _log(_end(strategy, session, callbacks))
         raise

@@ -17,6 +17,7 @@ from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.contract import Assignment, Delivery
 from fedstrategies.flower.control import MemoryCommand, Request, Response, Status, Tag
 from fedstrategies.flower.ledger import Rejected, Spent
+from fedstrategies.flower.rank import RANK_BYTES
 from fedstrategies.flower.records import (
     CONTROL,
     DOWNLINK,
@@ -27,6 +28,7 @@ from fedstrategies.flower.records import (
     records_of,
     single_config,
 )
+from fedstrategies.flower.update_norm import TooLarge
 from fedstrategies.flower.uploads import Uploads
 from fedstrategies.wire import encode, encode_vector
 
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
 
 __all__ = ["MessageRound"]
+
+_LONGEST_REASON = 20_000
+"""Characters of a client's traceback that are kept: its end, which says what was raised."""
 
 
 class MessageRound(Attempt):
@@ -73,17 +78,15 @@ class MessageRound(Attempt):
                 )
                 control = request.to_bytes()
                 extra = [*recovery]
+                self._count_recovery(assignment, partition, request, recovery)
                 if request.settlement:
                     extra.append(encode_vector(assignment.settlements[partition]))
                 model = cargo(self._held(partition))
-                counters.recovery += sum(map(len, recovery))
-                if self._is_repair(assignment, partition):
-                    counters.recovery += model.size
-                else:
-                    counters.downlink += model.size
+                self._count_model(assignment, partition, model)
                 counters.downlink += len(control) + sum(map(len, extra[len(recovery) :]))
                 fields = {CONTROL: control, **model.route, **self._account(partition)}
-                counters.downlink += len(fields.get(DOWNLINK, b"")) + len(fields.get(LEDGER, b""))
+                rank = self.strategy.nodes.rank_field(node)
+                counters.downlink += len(fields.get(LEDGER, b"")) + RANK_BYTES * len(rank)
                 self.strategy.accounts.asked(
                     partition, request.sequence, work_of(assignment.rule_of(position))
                 )
@@ -91,7 +94,7 @@ class MessageRound(Attempt):
                 content = RecordDict(
                     {
                         self.strategy.arrayrecord_key: model.with_frames(extra),
-                        self.strategy.configrecord_key: ConfigRecord({**user, **fields}),
+                        self.strategy.configrecord_key: ConfigRecord({**user, **fields, **rank}),
                     }
                 )
                 messages.append(Message(content, dst_node_id=node, message_type=MessageType.TRAIN))
@@ -102,13 +105,25 @@ class MessageRound(Attempt):
         broadcast = self.strategy.broadcast
         return 0 if broadcast is None else broadcast.held(partition)
 
-    def _is_repair(self, assignment: Assignment, partition: int) -> bool:
-        broadcast, edition = self.strategy.broadcast, self.edition_of(assignment)
-        return (
-            broadcast is not None
-            and edition is not None
-            and broadcast.is_repair(partition, edition)
-        )
+    def _count_model(self, assignment: Assignment, partition: int, model: _Cargo) -> None:
+        counters, broadcast = self.strategy.bytes, self.strategy.broadcast
+        edition = self.edition_of(assignment)
+        ordinary, repairs = model.size, 0
+        if broadcast is not None and edition is not None:
+            ordinary, repairs = broadcast.charge(partition, edition)
+        counters.downlink += ordinary
+        counters.recovery += repairs
+
+    def _count_recovery(
+        self, assignment: Assignment, partition: int, request: Request, recovery: list[bytes]
+    ) -> None:
+        """Memories sent again; after a restart what they are beyond an ordinary request."""
+        counters, spared = self.strategy.bytes, 0
+        if self.strategy.ledger.is_resumed(partition) and not request.settlement:
+            settlement = assignment.settlements.get(partition)
+            spared = 0 if settlement is None else len(encode_vector(settlement))
+        counters.downlink += spared
+        counters.recovery += sum(map(len, recovery)) - spared
 
     def _cargo(self, assignment: Assignment, held: int) -> _Cargo:
         """What clients of an assignment that hold the same version are sent."""
@@ -152,9 +167,9 @@ class MessageRound(Attempt):
                 self._note_of_stranger(reply)
                 continue  # nobody asked this node in this attempt
             if reply.has_error():
-                reason = reply.error.reason or "no reason given"
+                reason = (reply.error.reason or "").strip()[-_LONGEST_REASON:] or "no reason given"
                 # The first traceback whole, of the others the line that says what it was.
-                told = reason if not self.faulty else reason.strip().splitlines()[-1]
+                told = reason if not self.faulty else reason.splitlines()[-1]
                 causes[partition] = f"the client raised: {told}"
                 self.faulty[partition] = reason
                 continue
@@ -162,6 +177,8 @@ class MessageRound(Attempt):
                 tag, payload = self._read(reply.content, partition, uploads)
             except Spent as error:
                 self.spent.add(partition)
+                causes[partition] = self.faulty[partition] = str(error)
+            except TooLarge as error:
                 causes[partition] = self.faulty[partition] = str(error)
             except Rejected as error:
                 causes.setdefault(partition, str(error))
@@ -208,7 +225,11 @@ class MessageRound(Attempt):
             if response.status in (Status.LOST, Status.BEHIND):
                 self._forget_replica(partition, response)
             raise
-        return tag, uploads.decode(partition, blob)
+        payload = uploads.decode(partition, blob)
+        (excess,) = self.excesses(uploads.assignment_of(partition), payload)
+        if excess:
+            raise TooLarge(excess)
+        return tag, payload
 
     def _note_spending(self, partition: int, response: Response, config: ConfigRecord) -> None:
         """Keep what a reply says of its client's ledger, whatever else becomes of the reply."""
@@ -242,7 +263,7 @@ class MessageRound(Attempt):
         if response.attempt != ledger.attempt:
             return
         if self.strategy.memory is None:
-            self.must_reset = True
+            self.must_reset |= ledger.may_reset(partition)
         else:
             ledger.require_recovery(partition, MemoryCommand.TAKE)
 

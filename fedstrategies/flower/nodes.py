@@ -9,46 +9,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
-__all__ = ["NodeDirectory", "query_partitions"]
+from fedstrategies.flower.partition_query import PartitionQuery, query_partitions
+from fedstrategies.flower.rank import RANK
+
+__all__ = ["NodeDirectory"]
 
 logger = logging.getLogger("flwr")
 
 _ROUNDS_BETWEEN_QUERIES = 16
-
-PartitionQuery = Callable[[Grid, list[int]], dict[int, int | None]]
-
-
-def query_partitions(grid: Grid, node_ids: list[int]) -> dict[int, int | None]:
-    """Ask nodes for their ``partition-id``; None where a node answers but does not know.
-
-    Nodes that do not answer within a minute are left out and asked again later. A grid that
-    knows the answers (``partitions``: node id -> partition id) saves the question.
-    """
-    known: Mapping[int, int] | None = getattr(grid, "partitions", None)
-    if known is not None:
-        return {node: known[node] for node in node_ids}
-    messages = [
-        Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in node_ids
-    ]
-    found: dict[int, int | None] = {}
-    for reply in grid.send_and_receive(messages, timeout=60.0):
-        node = reply.metadata.src_node_id
-        if reply.has_error():
-            logger.warning("node %d does not answer queries: %s", node, reply.error.reason)
-            found[node] = None
-            continue
-        values = [
-            record["partition-id"]
-            for record in reply.content.config_records.values()
-            if isinstance(record.get("partition-id"), int)
-        ]
-        found[node] = int(values[0]) if values else None  # type: ignore[arg-type]
-    return found
 
 
 class NodeDirectory:
@@ -57,6 +30,10 @@ class NodeDirectory:
     Partition ids are mapped to 0..n-1 in ascending order when the run starts. A node that joins
     later may take over a known partition (its node was replaced), never add one: n is part of
     the method's constants.
+
+    A node that was not told a partition gets a *rank*: the one it remembers if that is free, else
+    the lowest free one, in the order of contact and by node id among those met at once. Once the
+    run has started, free are the partitions whose node is gone.
 
     Parameters
     ----------
@@ -67,6 +44,8 @@ class NodeDirectory:
     def __init__(self, query: PartitionQuery = query_partitions) -> None:
         self._query = query
         self._partition_of: dict[int, int] = {}
+        self._ranked: set[int] = set()
+        self._rankless: dict[int, int | None] = {}
         self._index_of: dict[int, int] = {}
         self._node_of: dict[int, int] = {}
         self._ask_again: dict[int, int] = {}
@@ -83,7 +62,8 @@ class NodeDirectory:
         while True:
             connected = sorted(grid.get_node_ids())
             if len(connected) >= required:
-                self._learn(grid, [node for node in connected if node not in self._partition_of])
+                self._ask(grid, self._unknown(connected))
+                self._rank(set(connected))
             present = {self._partition_of[n] for n in connected if n in self._partition_of}
             if len(present) >= required:
                 break
@@ -109,15 +89,17 @@ class NodeDirectory:
         if getattr(grid, "fixed_membership", False) and len(self._node_of) == len(self._index_of):
             return self._node_of  # all there, for good: a round costs its cohort, not n
         connected = sorted(grid.get_node_ids())
+        alive = set(connected)
         fresh = [
             node
-            for node in connected
-            if node not in self._partition_of and self._refreshes >= self._ask_again.get(node, 0)
+            for node in self._unknown(connected)
+            if self._refreshes >= self._ask_again.get(node, 0)
         ]
         if fresh:
-            self._learn(grid, fresh)
+            self._ask(grid, fresh)
             self._place(fresh)
-        alive = set(connected)
+        if not alive.isdisjoint(self._rankless):
+            self._place(self._rank(alive))
         return {index: node for index, node in self._node_of.items() if node in alive}
 
     def index_of(self, reply: Message) -> int:
@@ -125,30 +107,98 @@ class NodeDirectory:
         partition = self._partition_of.get(reply.metadata.src_node_id, -1)
         return self._index_of.get(partition, len(self._index_of))
 
-    def _learn(self, grid: Grid, nodes: list[int]) -> None:
+    def rank_field(self, node: int) -> dict[str, int]:
+        """What a request to a node says of its rank: nothing if it knows its partition."""
+        return {RANK: self._partition_of[node]} if node in self._ranked else {}
+
+    def snapshot(self) -> dict[int, int]:
+        """Node id -> rank, for a checkpoint."""
+        return {node: self._partition_of[node] for node in sorted(self._ranked)}
+
+    def resume(self, kept: Mapping[int, int]) -> None:
+        """Give nodes the ranks back that `snapshot` has of them; `wait` was called.
+
+        Others keep theirs where it is free, else they take what is left.
+        """
+        before = {node: self._partition_of.pop(node) for node in sorted(self._ranked)}
+        free = set(before.values())
+        for ranks in (kept, before):
+            for node in before:
+                if node not in self._partition_of and ranks.get(node) in free:
+                    self._partition_of[node] = ranks[node]
+                    free.remove(ranks[node])
+        for node in before:
+            if node not in self._partition_of:
+                self._partition_of[node] = min(free)
+                free.remove(min(free))
+            self._node_of[self._index_of[self._partition_of[node]]] = node
+
+    def _unknown(self, connected: Iterable[int]) -> list[int]:
+        """Nodes that have not answered yet."""
+        known = self._partition_of.keys() | self._rankless.keys()
+        return [node for node in connected if node not in known]
+
+    def _ask(self, grid: Grid, nodes: list[int]) -> None:
         answers = self._query(grid, nodes)
         for node in set(nodes) - set(answers):
-            # Asking costs up to a minute: a silent node must not delay every round.
+            # Asking may take minutes: a silent node must not delay every round.
             self._ask_again[node] = self._refreshes + _ROUNDS_BETWEEN_QUERIES
-        taken = set(self._partition_of.values()) | {p for p in answers.values() if p is not None}
-        free = (rank for rank in range(len(taken) + len(nodes) + 1) if rank not in taken)
-        for node in sorted(answers):
-            partition = answers[node]
-            if partition is None:
-                partition = self._vacant() if self._index_of else next(free)
-                logger.warning(
-                    "node %d has no partition-id; it is taken for partition %d by order of "
-                    "contact. Give nodes a partition-id to make runs reproducible.",
-                    node,
-                    partition,
-                )
-            self._partition_of[node] = partition
+        for node, found in answers.items():
+            if isinstance(found, int):
+                self._partition_of[node] = found
+            else:
+                self._rankless[node] = None if found is None else found.rank
 
-    def _vacant(self) -> int:
-        """A known partition without a node, or one that does not exist."""
-        held = {self._partition_of[node] for node in self._node_of.values()}
-        vacant = sorted(set(self._index_of) - held)
-        return vacant[0] if vacant else max(self._index_of, default=-1) + 1
+    def _rank(self, alive: Set[int]) -> list[int]:
+        """Give ranks to nodes that were not told a partition; those that got one."""
+        if not self._index_of:  # nothing has been sent yet: who left again needs no rank
+            for node in self._ranked - alive:
+                self._rankless[node] = self._partition_of.pop(node)
+            self._ranked &= alive
+        free = self._free(alive)
+        ranked = []
+        first = sorted(self._rankless.items(), key=lambda item: (item[1] is None, item[0]))
+        for node, wanted in first:
+            if node not in alive:
+                continue
+            if wanted in free or self._is_left_behind(wanted):
+                rank, why = wanted, "which it had before"
+            elif free:
+                rank, why = min(free), "by order of contact"
+            else:
+                logger.debug("node %d has no partition-id, and all partitions have nodes", node)
+                continue
+            assert rank is not None
+            logger.warning(
+                "node %d has no partition-id; it is taken for partition %d, %s. Give nodes a "
+                "partition-id to make runs reproducible.",
+                node,
+                rank,
+                why,
+            )
+            free.discard(rank)
+            self._partition_of[node] = rank
+            self._ranked.add(node)
+            ranked.append(node)
+        for node in ranked:
+            del self._rankless[node]
+        return ranked
+
+    def _free(self, alive: Set[int]) -> set[int]:
+        """Ranks to be had: of n, or once n is fixed those whose node is gone."""
+        if self._index_of:
+            return {p for p, i in self._index_of.items() if self._node_of.get(i) not in alive}
+        held = set(self._partition_of.values())
+        waiting = len(alive & self._rankless.keys())
+        return set(range(len(held) + waiting)) - held
+
+    def _is_left_behind(self, rank: int | None) -> bool:
+        """Whether a rank's node may be the asker's own former self, which still seems alive.
+
+        A SuperNode that was killed counts as connected for a minute; its successor knows better.
+        """
+        index = None if rank is None else self._index_of.get(rank)
+        return index is not None and self._node_of.get(index) in self._ranked
 
     def _place(self, nodes: Iterable[int]) -> None:
         for node in nodes:

@@ -107,24 +107,36 @@ class Receipts:
         Raises
         ------
         ProtocolError
-            If another version of the protocol wrote it.
+            If another version of the protocol wrote it, or it is cut or damaged.
         """
+        if len(data) < _RECEIPTS.size:
+            raise ProtocolError(
+                f"client state: {len(data)} bytes, at least {_RECEIPTS.size} needed"
+            )
         version, committed, session, sequence = _RECEIPTS.unpack_from(data)
         if version != VERSION:
             raise ProtocolError(f"client state of protocol version {version}, not {VERSION}")
         seen = (session, sequence)
         if len(data) == _RECEIPTS.size:
             return cls(committed=Tag.from_bytes(committed), seen=seen)
-        tag, base, round, loss, count, length = _PENDING.unpack_from(data, _RECEIPTS.size)
         start = _RECEIPTS.size + _PENDING.size
+        if len(data) < start:
+            raise ProtocolError(f"client state: {len(data)} bytes end in its pending upload")
+        tag, base, round, loss, count, length = _PENDING.unpack_from(data, _RECEIPTS.size)
         end = start + 8 * count
+        if len(data) < end + length:
+            raise ProtocolError(f"client state: {len(data)} bytes do not fit its own counts")
+        try:
+            spec = data[end : end + length].decode()
+        except UnicodeDecodeError as error:
+            raise ProtocolError(f"client state: {error}") from None
         pending = Pending(
             tag=Tag.from_bytes(tag),
             base=base,
             round=round,
             loss=loss,
             constants=struct.unpack_from(f"<{count}d", data, start),
-            spec=data[end : end + length].decode(),
+            spec=spec,
             blob=data[end + length :],
         )
         return cls(committed=Tag.from_bytes(committed), seen=seen, pending=pending)

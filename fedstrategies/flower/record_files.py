@@ -80,7 +80,10 @@ def read(file: BinaryIO, *, size: int, checked: int) -> Record:
         found = zlib.adler32(data[name], found)
     if found != checked:
         raise ValueError("its checksum is not that of the file that was written")
-    return _record(json.loads(packed), data)
+    try:
+        return _record(json.loads(packed), data)
+    except Exception as error:  # Flower's readers of records raise what they like
+        raise ValueError(f"it holds no record of Flower's ({type(error).__name__})") from error
 
 
 def leaves_of(record: Record) -> list[object]:
@@ -147,7 +150,7 @@ def _sizes(packed: bytes) -> dict[str, int]:
         header = json.loads(packed)
         entries = {name: header[name]["data_offsets"] for name in header if name != "__metadata__"}
         sizes = {name: int(end) - int(start) for name, (start, end) in entries.items()}
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError("it is no safetensors file") from None
     if any(size < 0 for size in sizes.values()):
         raise ValueError("its header makes no sense")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import ClassVar, Literal
 
 from fedstrategies.compressors import Compressor, Identity
 from fedstrategies.flower.metrics import MetricsAggregator, weighted_mean
 from fedstrategies.privacy import MessagePrivacy
+from fedstrategies.robust import Aggregator
 from fedstrategies.sampling import (
     BlockSampling,
     FullParticipation,
@@ -62,6 +64,18 @@ class StrategySettings:
         EF21-P: the server sends compressed differences of the model, and clients compute at the
         model these add up to (`fedstrategies.flower.broadcast`). For methods that are shown to
         converge so; others refuse it and say why. None, or the identity: the model itself.
+    max_update_norm : float or None
+        Largest l2 norm of a client's update in a round (`fedstrategies.flower.update_norm` says
+        what that is for each method). A reply beyond it is that client's failure: the upload is
+        not used, the next request does not acknowledge it, and so the client rolls back. It is
+        never scaled down. The server cannot do that alone: the client would commit the message it
+        sent and the server another, and from then on h = mean h_i (in Scafflix,
+        sum alpha_i h_i = 0) would not hold. None: any finite update is used.
+    aggregator : Aggregator or None
+        What the server takes of the clients' vectors in place of their mean
+        (`fedstrategies.robust`), for methods whose clients remember nothing, and for EF-BV, EF21
+        and DIANA where the server has its copy of the memories: it then takes it of the
+        ``h_i + nu d_i``. Others refuse it and say why. None: the mean.
 
     Raises
     ------
@@ -85,6 +99,12 @@ class StrategySettings:
     )
     """Why `downlink` is refused; empty: it is not."""
 
+    no_aggregator: ClassVar[str] = (
+        "nothing is known of what becomes of its clients' memories where the server does not take "
+        "the mean"
+    )
+    """Why `aggregator` is refused; empty: it is not."""
+
     def __init__(
         self,
         *,
@@ -106,7 +126,26 @@ class StrategySettings:
         evaluate_metrics_aggr_fn: MetricsAggregator | None = None,
         message_privacy: MessagePrivacy | None = None,
         downlink: Compressor | None = None,
+        max_update_norm: float | None = None,
+        aggregator: Aggregator | None = None,
     ) -> None:
+        if not (aggregator is None or isinstance(aggregator, Aggregator)):
+            raise ValueError(
+                f"aggregator = {aggregator!r} is no Aggregator; write Median(), or "
+                "parse_aggregator('trimmed-mean:share=0.2')"
+            )
+        if aggregator is not None and self.no_aggregator:
+            raise ValueError(
+                f"aggregator: not for {type(self).__name__}: {self.no_aggregator}; methods without "
+                "client memory take it, and EF-BV, EF21 and DIANA"
+            )
+        if aggregator is not None and message_privacy is not None:
+            raise ValueError(
+                "aggregator: not with message_privacy, whose noise hides one client's part of a "
+                "plain mean; give one of the two"
+            )
+        if max_update_norm is not None and not (isfinite(max_update_norm) and max_update_norm > 0):
+            raise ValueError(f"max_update_norm = {max_update_norm} is not positive and finite")
         if not (downlink is None or isinstance(downlink, Compressor)):
             raise ValueError(
                 f"downlink = {downlink!r} is no Compressor; write TopK(k=5), or "
@@ -140,6 +179,8 @@ class StrategySettings:
             raise ValueError(f"on_failure = {on_failure!r} is neither 'continue' nor 'redo'")
         self.message_privacy = message_privacy
         self.downlink = downlink
+        self.max_update_norm = max_update_norm
+        self.aggregator = aggregator
         self.sampling = sampling
         self.num_clients = num_clients
         self.seed = seed

@@ -52,7 +52,7 @@ def read_head(folder: Path) -> Head:
         if any(found[name] != value for name, value in _identity(folder).items()):
             raise ValueError("of another node")
         return {key: Place(**place) for key, place in found["records"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         path = folder / HEAD
         logger.warning("%s: not this client's, or damaged; its memory is lost", path)
         return {}

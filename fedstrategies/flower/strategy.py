@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from fedstrategies.flower.accounts import Accounts
 from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.batched_round import BatchedRound
 from fedstrategies.flower.broadcast import Broadcast
+from fedstrategies.flower.checkpointing import Checkpointing
 from fedstrategies.flower.contract import Assignment, Callback, Delivery, Update
 from fedstrategies.flower.counters import ByteCounters
 from fedstrategies.flower.errors import Diverged
@@ -56,6 +58,8 @@ class BaseStrategy(StrategySettings, Strategy):
         self.nodes = NodeDirectory()
         self.round = 0
         """Communication rounds completed."""
+        self.has_state = False
+        """Whether a round made state of the room's own follow."""
         self.gamma = 0.0
         """Step size in use; set by `prepare`."""
         self.downlink_scale = 1.0
@@ -100,6 +104,18 @@ class BaseStrategy(StrategySettings, Strategy):
 
     def forget(self) -> None:
         """All client memories were reset: make the server's own state follow (default: none)."""
+
+    @property
+    def state_classes(self) -> tuple[type, ...]:
+        """Dataclasses that `method_state` has in it (default: none)."""
+        return ()
+
+    def method_state(self) -> Mapping[str, object]:
+        """The room's own state for a checkpoint, as `fedstrategies.snapshots` can hold it."""
+        return {}
+
+    def set_method_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `method_state` gave (default: there is nothing)."""
 
     def begin(self, num_rounds: int) -> None:
         """Look at how many rounds `start` was asked for (default: nothing)."""
@@ -184,7 +200,7 @@ class BaseStrategy(StrategySettings, Strategy):
         self.layout = Layout.of_arrays(named, trainable=self.trainable)
         self._initial = arrays
         x = self.layout.flatten(named)
-        self.ledger = Ledger(found)
+        self.ledger = Ledger(found, patient=self.on_failure != "redo")
         self.accounts = self.accounts.sized(found)
         self.prepare(x)
         if self.downlink is not None:
@@ -199,6 +215,25 @@ class BaseStrategy(StrategySettings, Strategy):
         if arrays is not self._arrays:
             named = {name: tensor_of(array) for name, array in arrays.items()}
             self._x, self._arrays = self.layout.flatten(named), None
+
+    def adopt(
+        self,
+        *,
+        x: Tensor,
+        memory: Mapping[str, Tensor] | None,
+        round: int,
+        method: Mapping[str, Any],
+    ) -> None:
+        """Go on from the state of an earlier process; see `resumption`."""
+        self._x, self._arrays = x, None
+        self.memory, self.round = memory, round
+        self.set_method_state(method)
+
+    def restored(self) -> None:
+        """Clients have what the server knows of them; nobody needs to be sent it again."""
+        self.ledger.restored()
+        if self.broadcast is not None:
+            self.broadcast.restored()
 
     def _make_memory(self) -> None:
         rule = self.plan(1)[0].rule
@@ -276,6 +311,7 @@ class BaseStrategy(StrategySettings, Strategy):
         if not bool(torch.isfinite(update.x).all()):
             raise Diverged(attempt.round, "the model is not finite")
         update.follow()
+        self.has_state = self.has_state or update.moves_state
         settlement = update.x if update.settlement is None else update.settlement
         if self.memory is not None:
             for delivery in deliveries:
@@ -327,8 +363,11 @@ class BaseStrategy(StrategySettings, Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
         *,
         callbacks: Sequence[Callback] = (),
+        checkpoints: str | Path | None = None,
+        checkpoint_every: int = 0,
+        resume: str | Path | None = None,
     ) -> Result:
-        """Run ``num_rounds`` communication rounds; upstream's signature, and callbacks.
+        """Run ``num_rounds`` communication rounds; upstream's signature, callbacks, checkpoints.
 
         Parameters
         ----------
@@ -338,7 +377,7 @@ class BaseStrategy(StrategySettings, Strategy):
         initial_arrays : ArrayRecord
             x^0 under the user's names.
         num_rounds : int
-            T. A redone attempt does not count.
+            T. A redone attempt does not count. With ``resume`` those before the checkpoint do.
         timeout : float
             Seconds to wait for the replies of an attempt.
         train_config, evaluate_config : ConfigRecord or None
@@ -347,11 +386,25 @@ class BaseStrategy(StrategySettings, Strategy):
             (round, arrays) -> metrics, before the first and after each round.
         callbacks : sequence of Callback
             See `fedstrategies.flower.Callback`.
+        checkpoints : path or None
+            Folder for checkpoints; None: none are written.
+        checkpoint_every : int
+            R >= 1: one is written after each R rounds, and after the last one; the callbacks have
+            been told of the round before.
+        resume : path or None
+            A checkpoint, or a folder of them, of which the newest that can be read is taken. The
+            strategy must be built as it was then; the result has the metrics of the rounds since.
 
         Raises
         ------
         AllClientsFailed, BudgetSpent, Diverged
             As `aggregate_train`.
+        fedstrategies.checkpoint.CheckpointError
+            If there is no checkpoint that can be read, or it is not one of this run.
+        ValueError
+            If ``checkpoints`` is given without ``checkpoint_every``, or the reverse.
+        OSError
+            If a checkpoint cannot be written; the run ends.
         """
         return drive(
             self,
@@ -363,4 +416,5 @@ class BaseStrategy(StrategySettings, Strategy):
             evaluate_config=evaluate_config or ConfigRecord(),
             evaluate_fn=evaluate_fn,
             callbacks=callbacks,
+            checkpointing=Checkpointing.of(checkpoints, every=checkpoint_every, resume=resume),
         )

@@ -65,6 +65,10 @@ class Uploads:
             raise ValueError(f"upload is of kind {payload.kind}, expected {expected.kind}")
         return payload
 
+    def assignment_of(self, partition: int) -> Assignment:
+        """What a client was asked."""
+        return self._plan[self._place[partition][0]]
+
     def deliveries(self, payloads: Mapping[int, Payload]) -> list[Delivery]:
         """The messages in use, an entry for each assignment that has any."""
         found = []

@@ -222,6 +222,10 @@ class ScafflixRule:
         """A whole model."""
         return whole(torch.zeros((1, dimension), dtype=dtype))
 
+    def origin(self, sent: Tensor) -> Tensor:
+        """x: local steps begin from the model, and the update is ``x^_i - x``."""
+        return sent
+
     def row(self, index: int) -> ScafflixRule:
         """The rule as one client has it."""
         return self.rows(torch.tensor([index]))
@@ -273,6 +277,10 @@ class FedAvgRule(MemorylessRule):
             clients=clients,
         )
         return whole(points), losses
+
+    def origin(self, sent: Tensor) -> Tensor:
+        """x: local steps begin from the model."""
+        return sent
 
     def row(self, index: int) -> FedAvgRule:
         """The rule as one client has it."""

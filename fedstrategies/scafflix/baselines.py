@@ -11,6 +11,7 @@ from torch import Tensor
 from fedstrategies.compressors import Floats
 from fedstrategies.flower import Assignment, Delivery, Update
 from fedstrategies.objectives import Smoothness
+from fedstrategies.robust import Aggregator
 from fedstrategies.scafflix import theory as analysis
 from fedstrategies.scafflix.algorithm import FedAvgRule, FLIXRule, weighted_mean
 from fedstrategies.scafflix.personal_strategy import PersonalStrategy
@@ -47,6 +48,8 @@ class FLIX(PersonalStrategy):
     Gasanov, Khaled, Horvath, Richtarik, "FLIX: A Simple and Communication-Efficient Alternative
     to Local Methods in Federated Learning" (2022).
     """
+
+    no_aggregator = ""
 
     def __init__(
         self,
@@ -96,7 +99,7 @@ class FLIX(PersonalStrategy):
 
     def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> Update:
         """``x <- x - gamma mean``."""
-        mean = _plain_mean(deliveries)
+        mean = _plain_mean(deliveries, self.aggregator)
         if self.server_optimizer is None:
             return Update(x=x - self.gamma * mean)
         return self.descended(x, mean)
@@ -132,6 +135,8 @@ class FedAvg(PersonalStrategy):
     McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data"
     (2017); server optimisers: Reddi et al., "Adaptive Federated Optimization" (2021).
     """
+
+    no_aggregator = ""
 
     def __init__(
         self,
@@ -174,13 +179,15 @@ class FedAvg(PersonalStrategy):
 
     def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> Update:
         """x becomes the mean of the local models, or what the server's optimiser makes of it."""
-        mean = _plain_mean(deliveries)
+        mean = _plain_mean(deliveries, self.aggregator)
         return Update(x=mean) if self.server_optimizer is None else self.descended(x, x - mean)
 
 
-def _plain_mean(deliveries: Sequence[Delivery]) -> Tensor:
+def _plain_mean(deliveries: Sequence[Delivery], aggregator: Aggregator | None) -> Tensor:
     (delivery,) = deliveries
     values = delivery.payload.values
     assert isinstance(values, Floats)
     equal = torch.ones(len(delivery.partition_ids), dtype=torch.float64)
+    if aggregator is not None:
+        return aggregator(values.to_tensor(), equal)
     return weighted_mean(values.to_tensor(), equal, delivery.partition_ids)

@@ -93,6 +93,14 @@ class PersonalStrategy(BaseStrategy):
         if self.server_optimizer is not None:
             self._optimizer_state = self.server_optimizer.init(x)
 
+    def method_state(self) -> Mapping[str, object]:
+        """The state of the server's optimiser."""
+        return {"optimizer": dict(self._optimizer_state)}
+
+    def set_method_state(self, state: Mapping[str, Any]) -> None:
+        """The state of the server's optimiser."""
+        self._optimizer_state = state["optimizer"]
+
     def cohort(self, round: int) -> Tensor:
         """The round's cohort among the clients that are not purely local."""
         law = self.sampling_of(len(self._active))

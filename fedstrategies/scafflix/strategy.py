@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,10 @@ class Scafflix(PersonalStrategy):
     no_message_privacy = (
         "its control variates add up what clipping took from the messages, so that no bound on a "
         "client's part remains"
+    )
+    no_aggregator = (
+        "its control variates are settled by the weighted mean of just the uploads that were used: "
+        "settled by anything else, sum alpha_i h_i = 0 does not hold"
     )
 
     def __init__(
@@ -176,6 +180,16 @@ class Scafflix(PersonalStrategy):
         if self.server_optimizer is None:
             return Update(x=mean, follow=follow)
         return self.descended(x, x - mean, settlement=mean, follow=follow)
+
+    def method_state(self) -> Mapping[str, object]:
+        """Who has which mean to settle by, and those means."""
+        own = {"last_used": self._last_used, "means": self._means}
+        return {**super().method_state(), **own}
+
+    def set_method_state(self, state: Mapping[str, Any]) -> None:
+        """Who has which mean to settle by, and those means."""
+        super().set_method_state(state)
+        self._last_used, self._means = dict(state["last_used"]), dict(state["means"])
 
     def forget(self) -> None:
         """All h_i are zero again: nobody has anything to settle."""

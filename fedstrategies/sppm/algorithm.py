@@ -26,6 +26,7 @@ from fedstrategies.memoryless import MemorylessRule, whole
 from fedstrategies.objectives import BatchedObjective
 from fedstrategies.random import Purpose, derived_keys
 from fedstrategies.reduce import sum_over_clients
+from fedstrategies.robust import Aggregator
 from fedstrategies.sppm.solvers import InnerSolver, InnerState
 from fedstrategies.sppm.subproblem import ProxProblem
 
@@ -99,9 +100,15 @@ class LocalProxRule(MemorylessRule):
         assert first is not None
         return whole(points), first
 
+    def origin(self, sent: Tensor) -> Tensor:
+        """z, from which local steps begin."""
+        return sent.reshape(self.vectors, -1)[0]
 
-def cohort_answer(rows: Tensor, weights: Tensor, partition_ids: Tensor) -> Tensor:
-    """``sum_i w_i rows_i`` in the order of `reduce`.
+
+def cohort_answer(
+    rows: Tensor, weights: Tensor, partition_ids: Tensor, aggregator: Aggregator | None = None
+) -> Tensor:
+    """``sum_i w_i rows_i`` in the order of `reduce`, or what stands in for it.
 
     Parameters
     ----------
@@ -111,7 +118,11 @@ def cohort_answer(rows: Tensor, weights: Tensor, partition_ids: Tensor) -> Tenso
         float64, shape (C,).
     partition_ids : Tensor
         int64, shape (C,), ascending.
+    aggregator : Aggregator or None
+        If given, ``(sum_i w_i) A(rows, w)``.
     """
+    if aggregator is not None:
+        return float(weights.sum()) * aggregator(rows, weights)
     return sum_over_clients(rows, partition_ids, weights=weights)
 
 
@@ -190,11 +201,11 @@ class CohortSolve:
             inner=solver.start(problem, self.x),
         )
 
-    def advanced(self, solver: InnerSolver) -> CohortSolve:
-        """The solve after a complete exchange."""
+    def advanced(self, solver: InnerSolver, aggregator: Aggregator | None = None) -> CohortSolve:
+        """The solve after a complete exchange; see `cohort_answer` for ``aggregator``."""
         rows = torch.stack([self.answers[i] for i in self.members.tolist()])
         scale = self.problem.weight if solver.answers == "models" else 1.0
-        answer = cohort_answer(rows, self.weights / scale, self.members)
+        answer = cohort_answer(rows, self.weights / scale, self.members, aggregator)
         return replace(
             self,
             inner=solver.advance(self.problem, self.inner, answer),

@@ -100,7 +100,8 @@ class LocalGD(ImportanceStrategy):
         weights = self.importance[delivery.partition_ids]
         weights = weights * (asked / weights.sum())
         moves = dense_rows(delivery) - x
-        return Update(x=x + cohort_answer(moves, weights, delivery.partition_ids))
+        moved = cohort_answer(moves, weights, delivery.partition_ids, self.aggregator)
+        return Update(x=x + moved)
 
     def summary(self) -> None:
         """Log what was chosen."""

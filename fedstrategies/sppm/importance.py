@@ -27,6 +27,7 @@ class ImportanceStrategy(BaseStrategy):
     """
 
     any_sampling: ClassVar[bool] = True
+    no_aggregator: ClassVar[str] = ""
 
     def __init__(self, *, smoothness: Smoothness | None = None, **base: Any) -> None:
         super().__init__(**base)
@@ -35,10 +36,24 @@ class ImportanceStrategy(BaseStrategy):
         """``1/(n p_i)`` of each partition, shape (n,); known once the first round begins."""
 
     def prepare(self, x: Tensor) -> None:
-        """Fix the weights."""
+        """Fix the weights.
+
+        Raises
+        ------
+        ValueError
+            If there is an ``aggregator`` and the weights differ.
+        """
         sampling = self.sampling_of(self.clients)
         sampling.size(self.clients)
         self.importance = 1 / (self.clients * sampling.inclusion_probabilities(self.clients))
+        # Exactly equal they need not be: probabilities are sums.
+        if self.aggregator is not None and not torch.allclose(
+            self.importance, self.importance[0], rtol=1e-9, atol=0.0
+        ):
+            raise ValueError(
+                f"aggregator: not with {type(sampling).__name__}: its weights 1/(n p_i) give rare "
+                "clients more than a minority's part; take full or nice sampling"
+            )
 
     def cohort_smoothness(self, members: Tensor, weights: Tensor) -> float | None:
         """``L_C = sum_{i in C} L_i/(n p_i)``; None where the L_i are not known."""

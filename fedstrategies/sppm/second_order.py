@@ -42,6 +42,7 @@ class LBFGS:
 
     memory: int = 10
     answers: ClassVar[Answers] = "gradients"
+    states: ClassVar[tuple[type, ...]] = (_LBFGSState, LineSearch)
 
     def __post_init__(self) -> None:
         if self.memory < 1:
@@ -138,6 +139,7 @@ class ConjugateGradient:
     """
 
     answers: ClassVar[Answers] = "gradients"
+    states: ClassVar[tuple[type, ...]] = (_CGState, LineSearch)
 
     @property
     def spec(self) -> str:

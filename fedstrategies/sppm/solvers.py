@@ -56,6 +56,10 @@ class InnerSolver(Protocol):
     """A method for `ProxProblem`, driven from outside."""
 
     @property
+    def states(self) -> tuple[type, ...]:
+        """The dataclasses of which its states are made, for checkpoints."""
+
+    @property
     def answers(self) -> Answers:
         """What it asks the cohort for.
 
@@ -89,6 +93,7 @@ class ProxGD:
 
     stepsize: float | None = None
     answers: ClassVar[Answers] = "gradients"
+    states: ClassVar[tuple[type, ...]] = (InnerState,)
 
     def __post_init__(self) -> None:
         positive("gd", "stepsize", self.stepsize)
@@ -135,6 +140,7 @@ class AdamSolver:
     lr: float
     eps: float = 1e-8
     answers: ClassVar[Answers] = "gradients"
+    states: ClassVar[tuple[type, ...]] = (_AdamState,)
 
     def __post_init__(self) -> None:
         positive("adam", "lr", self.lr)
@@ -187,6 +193,7 @@ class LocalGDSolver:
     steps: int = 5
     stepsize: float | None = None
     answers: ClassVar[Answers] = "models"
+    states: ClassVar[tuple[type, ...]] = (InnerState,)
 
     def __post_init__(self) -> None:
         positive("local-gd", "stepsize", self.stepsize)

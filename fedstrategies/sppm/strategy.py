@@ -16,7 +16,7 @@ from fedstrategies.sppm.algorithm import MOST_TRIES, CohortSolve, GradientRule, 
 from fedstrategies.sppm.importance import ImportanceStrategy, dense_rows
 from fedstrategies.sppm.second_order import LBFGS, ConjugateGradient
 from fedstrategies.sppm.solvers import InnerSolver, LocalGDSolver
-from fedstrategies.sppm.subproblem import prox_problem
+from fedstrategies.sppm.subproblem import ProxProblem, prox_problem
 from fedstrategies.sppm.theory import Theory, sppm
 
 __all__ = ["SPPM"]
@@ -105,6 +105,12 @@ class SPPM(ImportanceStrategy):
         self.inner_rounds = inner_rounds
         self.tolerance = tolerance
         self.solver: InnerSolver = LBFGS() if solver is None else solver
+        if self.aggregator is not None and isinstance(self.solver, LBFGS | ConjugateGradient):
+            raise ValueError(
+                f"aggregator: not with solver {self.solver.spec}, which infers curvature from "
+                "gradients of one function: what an aggregator gives is the gradient of none; take "
+                "ProxGD, AdamSolver or LocalGDSolver"
+            )
         self.prox: Prox = NoProx() if prox is None else prox
         self.dropouts = dropouts
         self._solve: CohortSolve | None = None
@@ -155,6 +161,24 @@ class SPPM(ImportanceStrategy):
             )
         if isinstance(self.solver, LocalGDSolver):
             self._local_rule(self.solver, first)
+
+    @property
+    def state_classes(self) -> tuple[type, ...]:
+        """Of a solve in progress."""
+        return (CohortSolve, ProxProblem, NoProx, type(self.prox), *self.solver.states)
+
+    def method_state(self) -> Mapping[str, object]:
+        """The solve in progress, and the counters."""
+        return {
+            "solve": self._solve,
+            "cohorts_done": self._cohorts_done,
+            "incidents": dict(self._incidents),
+        }
+
+    def set_method_state(self, state: Mapping[str, Any]) -> None:
+        """The solve in progress, and the counters."""
+        self._solve, self._cohorts_done = state["solve"], state["cohorts_done"]
+        self._incidents = dict(state["incidents"])
 
     def begin(self, num_rounds: int) -> None:
         """Warn if not even one cohort will be done."""
@@ -244,7 +268,7 @@ class SPPM(ImportanceStrategy):
 
     def _go_on(self, x: Tensor, solve: CohortSolve, *, incident: str | None = None) -> Update:
         """After a complete exchange: the next one, or the end of the outer step."""
-        solve = solve.advanced(self.solver)
+        solve = solve.advanced(self.solver, self.aggregator)
         inner = solve.inner
         if not bool(torch.isfinite(inner.point).all()):
             raise Diverged(

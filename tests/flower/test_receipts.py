@@ -164,3 +164,14 @@ def test_batched_commits_leave_tags_that_messages_can_go_on_from() -> None:
     ledger.commit_batch(torch.tensor([1, 3]))
     assert ledger.accepted(3) == Tag(7, 1, 0)
     assert ledger.accepted(0) == ORIGIN
+
+
+@pytest.mark.parametrize(("patient", "sent"), [(True, 4), (False, 10)])
+def test_a_memory_is_sent_ever_more_rarely_unless_rounds_need_the_client(patient, sent) -> None:
+    ledger = Ledger(2, session=5, patient=patient)
+    ledger.require_recovery(1, MemoryCommand.TAKE)
+    orders = []
+    for _ in range(10):
+        ledger.open_attempt([0, 1])
+        orders.append(ledger.recovery(1))
+    assert orders.count(MemoryCommand.TAKE) == sent

@@ -35,7 +35,7 @@ class Diagnosis:
 
 
 def examine(config: ExperimentConfig) -> Diagnosis:
-    """Look at software, GPUs, threads, Ray, Flower's environment, input, memory and disk.
+    """Look at software, GPUs, threads, Ray, Flower's environment, SuperNodes, input, memory, disk.
 
     The data set is read and the method prepared as for a run; Ray is started for a moment if the
     run would use it. Nothing is written.
@@ -55,6 +55,7 @@ def _look(config: ExperimentConfig, plans: list[Plan]) -> Iterator[Finding]:
     from fedstrategies.experiment.doctor.gpus import check_gpus
     from fedstrategies.experiment.doctor.machine import check_threads
     from fedstrategies.experiment.doctor.software import check_ray, check_versions
+    from fedstrategies.experiment.doctor.supernodes import check_supernodes, running_supernodes
 
     yield from check_versions(config)
     ray = list(check_ray(config))
@@ -64,6 +65,7 @@ def _look(config: ExperimentConfig, plans: list[Plan]) -> Iterator[Finding]:
     if config.backend != "cohort" and not any(finding.level == "problem" for finding in ray):
         yield from _look_at_ray(config, plans)
     yield from check_flower(config)
+    yield from check_supernodes(config, running_supernodes())
     yield from _look_at_input(config)
 
 

@@ -1,0 +1,124 @@
+"""When a run writes checkpoints, and how it goes on from one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedstrategies.checkpoint import CheckpointError, Checkpoints, read_checkpoint
+from fedstrategies.flower.contract import Callback, ResumableCallback
+from fedstrategies.flower.resumption import check_snapshot, resume, snapshot
+
+if TYPE_CHECKING:
+    from fedstrategies.flower.strategy import BaseStrategy
+
+__all__ = ["Checkpointing"]
+
+logger = logging.getLogger("flwr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpointing:
+    """Where a run's checkpoints go, and which one it begins from.
+
+    Attributes
+    ----------
+    kept : Checkpoints or None
+        Where; None: none are written.
+    every : int
+        Rounds between two of them.
+    source : Path or None
+        A checkpoint, or a folder of them, to go on from; None: the run begins anew.
+    """
+
+    kept: Checkpoints | None = None
+    every: int = 0
+    source: Path | None = None
+
+    @classmethod
+    def of(
+        cls, folder: str | Path | None, *, every: int, resume: str | Path | None
+    ) -> Checkpointing:
+        """From the arguments of ``start``.
+
+        Raises
+        ------
+        ValueError
+            If there is a folder and no number of rounds, or the reverse.
+        """
+        if every < 0 or (folder is None) != (every == 0):
+            raise ValueError(
+                f"checkpoints = {folder}, checkpoint_every = {every}: give a folder and a number "
+                "of rounds >= 1, or neither"
+            )
+        kept = None if folder is None else Checkpoints(Path(folder))
+        return cls(kept=kept, every=every, source=None if resume is None else Path(resume))
+
+    def resume(
+        self, strategy: BaseStrategy, callbacks: Sequence[Callback], *, num_rounds: int
+    ) -> bool:
+        """Let a strategy that is set up, and its callbacks, go on from the source.
+
+        Returns
+        -------
+        bool
+            Whether a callback says that nothing is left to do.
+
+        Raises
+        ------
+        CheckpointError
+            If there is none that can be read, or it is of another run.
+        """
+        assert self.source is not None
+        classes, followers = strategy.state_classes, _resumable(callbacks)
+
+        def check(tree: Any) -> None:
+            if not isinstance(tree, dict) or tree.keys() != {"strategy", "callbacks"}:
+                raise ValueError("not the checkpoint of a strategy's run")
+            check_snapshot(strategy, tree["strategy"])
+            known, here = [name for name, _ in tree["callbacks"]], [_name(one) for one in followers]
+            if known != here:
+                raise ValueError(f"written with callbacks {known}, this run has {here}")
+            if (done := tree["strategy"]["round"]) > num_rounds:
+                raise ValueError(f"of round {done}, and the run is to have {num_rounds} rounds")
+
+        if self.source.is_dir():
+            tree = Checkpoints(self.source).latest(classes=classes, check=check)
+        else:
+            tree = read_checkpoint(self.source, classes=classes, check=check)
+        try:
+            resume(strategy, tree["strategy"])
+            stops = [
+                callback.on_resume(state, strategy.x)
+                for callback, (_, state) in zip(followers, tree["callbacks"], strict=True)
+            ]
+        except ValueError as error:
+            raise CheckpointError(f"{self.source}: {error}") from None
+        logger.info("goes on after round %d (%s)", strategy.round, self.source)
+        return any(stops)
+
+    def after_round(
+        self, strategy: BaseStrategy, callbacks: Sequence[Callback], *, last: bool
+    ) -> None:
+        """Write a checkpoint if it is time; the callbacks have been told of the round.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        if self.kept is None or not (last or strategy.round % self.every == 0):
+            return
+        followers = [(_name(one), one.state()) for one in _resumable(callbacks)]
+        self.kept.write(strategy.round, {"strategy": snapshot(strategy), "callbacks": followers})
+
+
+def _resumable(callbacks: Sequence[Callback]) -> list[ResumableCallback]:
+    return [callback for callback in callbacks if isinstance(callback, ResumableCallback)]
+
+
+def _name(callback: Callback) -> str:
+    return type(callback).__name__

@@ -1,0 +1,1 @@
+"""Long runs that check promises: `make soak`."""
