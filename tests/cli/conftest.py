@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from fedstrategies.cli import main as command_line
-from fedstrategies.experiment import session
 
 
 @pytest.fixture
@@ -18,11 +17,6 @@ def libsvm_file(tmp_path: Path) -> Path:
     path = tmp_path / "small.libsvm"
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-@pytest.fixture(autouse=True)
-def _few_pictures(monkeypatch):
-    monkeypatch.setattr(session, "_draw", lambda directory: None)
 
 
 @pytest.fixture

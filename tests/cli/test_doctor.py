@@ -384,6 +384,20 @@ def test_ray_and_torch_should_see_the_same_gpus():
         assert levels(found, "gpus") == level
 
 
+def test_what_fits_on_all_machines_together_and_on_none_of_them_is_a_problem():
+    for options, machines, word in (
+        ({"cpus_per_client": 2.0}, [Machine(cpus=1), Machine(cpus=1)], "two machines"),
+        ({"gpus_per_client": 2.0}, [Machine(cpus=4, gpus=1)] * 2, "two GPUs or machines"),
+    ):
+        run = config(backend="ray", **options)
+        plan = placement.plan_of(run, machines)
+        cluster = placement.Cluster.unused(machines)
+        found = list(placement.check_placement(run, cluster, plan, torch_gpus=0))
+        assert " + " in found[0].text
+        (finding,) = of_level(found, "problem")
+        assert finding.text.endswith(f"no share lies across {word}")
+
+
 def test_shares_that_leave_a_rest_are_noted_with_the_share_that_does_not():
     machines = [Machine(cpus=8, gpus=2)]
     run = config(backend="ray", gpus_per_client=0.4)
