@@ -11,13 +11,14 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from fedstrategies.compressors import RandK, TopK, parse_compressor
-from fedstrategies.efbv import DIANA, EF21, EFBV
+from fedstrategies.efbv import EF21, EFBV
 from fedstrategies.flower import AllClientsFailed
 from fedstrategies.flower.private import client_error
 from fedstrategies.flower.records import load_memory, load_receipts
 from fedstrategies.sampling import NiceSampling
 from fedstrategies.wire import decode
 from tests.flower.conftest import CLIENTS, DIMENSION, Setting
+from tests.flower.effective import effective_memories
 from tests.flower.faults import Faults, FaultyGrid
 
 MIXED = Faults(
@@ -42,34 +43,13 @@ EXPECTED_NOISE = (
 )
 
 
-def effective_memories(grid: FaultyGrid, strategy: EFBV) -> torch.Tensor:
-    """Committed memory of each client plus its pending upload if the server used it."""
-    rows = []
-    for index, context in enumerate(grid.contexts.values()):
-        receipts = load_receipts(context.state)
-        stored = load_memory(context.state)
-        memory = torch.zeros(DIMENSION).double() if stored is None else stored["h"][0]
-        accepted = strategy.ledger.accepted(index)
-        if receipts.pending is not None and receipts.pending.tag == accepted:
-            payload = decode(receipts.pending.blob, dimension=DIMENSION)
-            row = memory.unsqueeze(0)
-            payload.add_to_(row, receipts.pending.constants[0])
-            memory = row[0]
-        elif receipts.committed != accepted:
-            # Lost on the client: the copy is what the next request will restore.
-            assert strategy.memory is not None
-            memory = strategy.memory["h"][index]
-        rows.append(memory)
-    return torch.stack(rows)
-
-
 def drive(strategy: EFBV, grid: FaultyGrid, arrays: ArrayRecord, rounds: int) -> ArrayRecord:
     """Upstream's loop, with the invariant checked after every round."""
     for server_round in range(1, rounds + 1):
         messages = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)
         found, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages))
         arrays = found if found is not None else arrays
-        memories = effective_memories(grid, strategy)
+        memories = effective_memories(grid, strategy)["h"]
         assert (strategy.h - memories.mean(dim=0)).abs().max() < 1e-12, server_round
         assert strategy.memory is not None
         assert torch.equal(strategy.memory["h"], memories), server_round
@@ -81,26 +61,25 @@ def drive(strategy: EFBV, grid: FaultyGrid, arrays: ArrayRecord, rounds: int) ->
 @pytest.mark.parametrize(
     "strategy",
     [
-        lambda s: EFBV(compressor=TopK(k=3), smoothness=s),
         lambda s: EFBV(compressor=RandK(k=3), smoothness=s, shift_init="gradient"),
         lambda s: EF21(compressor=parse_compressor("top-k:k=4+natural"), smoothness=s),
-        lambda s: DIANA(compressor=RandK(k=4), smoothness=s),
         lambda s: EFBV(compressor=TopK(k=3), smoothness=s, sampling=NiceSampling(cohort_size=5)),
     ],
-    ids=["efbv", "efbv-gradient-shifts", "ef21-natural", "diana", "efbv-5-of-8"],
+    ids=["efbv-gradient-shifts", "ef21-natural", "efbv-5-of-8"],
 )
 def test_mixed_faults_never_desynchronise_and_the_run_converges(
     setting: Setting, strategy: object
 ) -> None:
     method: EFBV = strategy(setting.smoothness)  # type: ignore[operator]
     grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=MIXED, seed=1)
-    arrays = drive(method, grid, setting.start, 120)
-    for name in vars(MIXED):
-        assert grid.happened[name] > 0, name
+    arrays = drive(method, grid, setting.start, 40)
+    for name, probability in vars(MIXED).items():
+        assert (grid.happened[name] > 0) == (probability > 0.0), name
     assert method.bytes.recovery > 0
     grid.faults = Faults()
     before = setting.gradient_norm(method.x)
-    drive(method, grid, arrays, 60)
+    drive(method, grid, arrays, 12)
+    assert method.failures == ()
     assert setting.gradient_norm(method.x) < before
 
 
@@ -114,10 +93,11 @@ def test_thirty_percent_of_replies_lost_and_upstreams_own_start(setting: Setting
     grid = FaultyGrid(
         setting.app, num_clients=CLIENTS, faults=Faults(lose_reply=0.3, duplicate_reply=0.1)
     )
-    result = Strategy.start(strategy, grid, setting.start, num_rounds=150)
-    memories = effective_memories(grid, strategy)
+    before = setting.gradient_norm(torch.zeros(DIMENSION).double())
+    result = Strategy.start(strategy, grid, setting.start, num_rounds=60)
+    memories = effective_memories(grid, strategy)["h"]
     assert (strategy.h - memories.mean(dim=0)).abs().max() < 1e-12
-    assert setting.gradient_norm(strategy.x) < 1e-3
+    assert setting.gradient_norm(strategy.x) < 0.05 * before
     assert np.array_equal(result.arrays["weight"].numpy(), strategy.x.numpy())
 
 
@@ -161,7 +141,8 @@ def test_above_the_memory_budget_a_lost_memory_resets_all(setting: Setting) -> N
     assert strategy.round == 4
     assert torch.equal(strategy.x, x)
     assert not strategy.h.any()
-    for _ in range(150):
+    before = setting.gradient_norm(strategy.x)
+    for _ in range(60):
         arrays = one_round(arrays)
     assert strategy.bytes.recovery == 0
     rows = []
@@ -172,7 +153,7 @@ def test_above_the_memory_budget_a_lost_memory_resets_all(setting: Setting) -> N
         decode(receipts.pending.blob, dimension=DIMENSION).add_to_(row, 1.0)
         rows.append(row)
     assert (strategy.h - torch.cat(rows).mean(dim=0)).abs().max() < 1e-12
-    assert setting.gradient_norm(strategy.x) < 1e-3
+    assert setting.gradient_norm(strategy.x) < 0.05 * before
 
 
 def test_redo_keeps_the_round_and_gives_the_fault_free_result(setting: Setting) -> None:
@@ -210,7 +191,7 @@ def test_lost_requests_do_not_make_a_reset_reset_itself(setting: Setting) -> Non
     strategy.forget = lambda: (resets.append(strategy.round), forget())[1]  # type: ignore[method-assign]
     grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=Faults(lose_request=0.3), seed=4)
     arrays = setting.start
-    for attempt in range(40):
+    for attempt in range(25):
         if attempt == 5:
             grid.contexts[list(grid.contexts)[2]].state = RecordDict()
         messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)

@@ -1,0 +1,20 @@
+"""Every algorithm of the suite, by name; a case is built when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.soak.faults_case import Case
+from tests.soak.faults_cases_memory import EFBV_CASES, SCAFFLIX_CASES
+from tests.soak.faults_cases_memoryless import FEDP3_CASES, SPPM_CASES
+from tests.soak.faults_cases_private import PRIVATE_CASES
+
+__all__ = ["CASES"]
+
+CASES: dict[str, Callable[[], Case]] = {
+    **EFBV_CASES,
+    **SCAFFLIX_CASES,
+    **SPPM_CASES,
+    **FEDP3_CASES,
+    **PRIVATE_CASES,
+}
