@@ -8,6 +8,11 @@ READY := $(VENV)/.installed
 PEERS ?= .venv-peers
 PEERS_PYTHON := $(PEERS)/bin/python
 PAGE ?= docs/performance.md
+MATRIX ?= .venv-matrix
+RELIABILITY ?= docs/reliability.md
+SOAK ?= runs/soak
+# Each of them starts Ray or Flower's processes, so they run one after another, without workers.
+RUNTIME_TESTS = $(shell grep -rlE 'mark\.runtime' tests --include='test_*.py')
 
 # Flower and Ray would otherwise call home, install at run time, and fight over the cores.
 export FLWR_TELEMETRY_ENABLED = 0
@@ -16,15 +21,19 @@ export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
 export RAY_USAGE_STATS_ENABLED = 0
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO = 0
 export FLWR_HOME ?= $(CURDIR)/.flwr
+# Where this is set, each process of the tests compiles the package and pytest's assertions anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-peers clean
+.PHONY: help demo test test-matrix soak lint bench bench-peers clean
 
 help:
 	@echo "make demo   compare EF-BV, EF21, DIANA and gradient descent on mushrooms"
 	@echo "make test   run the tests"
 	@echo "make lint   formatting, lint, types"
 	@echo "make bench  measure everything (an hour or so), after make bench-peers"
+	@echo "make test-matrix  the tests that touch Flower, with its oldest and newest version"
+	@echo "make soak   the long runs behind docs/reliability.md (hours)"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,7 +47,18 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not runtime"
-	$(BIN)/python -m pytest -m runtime
+	$(BIN)/python -m pytest -m runtime $(RUNTIME_TESTS)
+
+test-matrix: $(READY)
+	$(BIN)/python -m tests.soak.flwr_versions --folder $(MATRIX) --output $(RELIABILITY)
+
+# Each goes on where its results file ends; delete that to begin anew.
+soak: $(READY)
+	mkdir -p $(SOAK)
+	for name in faults kills hostile deployment ray_cluster quickstart; do \
+	  $(BIN)/python -m tests.soak.$$name --results $(SOAK)/$$name.json --output $(RELIABILITY) \
+	    || exit 1; \
+	done
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -70,4 +90,4 @@ bench: $(READY)
 	else echo "no GPU: the section on GPUs stays as it is"; fi
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(MATRIX) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from fedstrategies.experiment import session
 from fedstrategies.threads import single_threaded
+
+_draw = session._draw
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -14,3 +17,17 @@ def _one_thread() -> Iterator[None]:
     """As the engines work: a sum computed beside them has the same bits on any machine."""
     with single_threaded():
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_pictures() -> Iterator[None]:
+    """A run's picture costs five times what the run does; a test of it asks for ``pictures``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_draw", lambda directory: None)
+        yield
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw theirs, as they do for a user."""
+    monkeypatch.setattr(session, "_draw", _draw)

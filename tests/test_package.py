@@ -79,19 +79,24 @@ def test_the_lists_of_public_names_agree() -> None:
     assert len(fedstrategies.__all__) == len(set(fedstrategies.__all__))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_a_module_exports_is_there(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    exported = [
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-    ]
-    if not exported:
-        return
-    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    module = __import__(name, fromlist=["_"])
-    missing = [entry for entry in exported[0] if not hasattr(module, entry)]
+@cache
+def syntax(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_what_a_module_exports_is_there() -> None:
+    missing = []
+    for path in SOURCES:
+        exported = [
+            ast.literal_eval(node.value)
+            for node in syntax(path).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        ]
+        if not exported:
+            continue
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        module = __import__(name, fromlist=["_"])
+        missing += [f"{name}.{entry}" for entry in exported[0] if not hasattr(module, entry)]
     assert not missing
 
 
@@ -129,7 +134,7 @@ def normalised(requirement: str) -> str:
 
 def imports_of(path: Path, *, at_top: bool) -> set[str]:
     """Top-level names of absolute imports; ``at_top``: of those that run with the module."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = syntax(path)
     nodes = tree.body if at_top else list(ast.walk(tree))
     modules = [
         name
@@ -154,8 +159,7 @@ def distributions(modules: set[str]) -> set[str]:
     return {normalised(name) for module in modules for name in providers()[module]}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_is_imported_is_required(path: Path) -> None:
+def test_what_is_imported_is_required() -> None:
     core = {normalised(entry) for entry in PROJECT["dependencies"]} | WITH_FLOWER
     extras = {
         normalised(entry)
@@ -163,10 +167,10 @@ def test_what_is_imported_is_required(path: Path) -> None:
         if name != "dev"
         for entry in entries
     }
-    assert distributions(imports_of(path, at_top=True)) <= core | (
-        {"ray"} if path in WITH_RAY else set()
-    )
-    assert distributions(imports_of(path, at_top=False)) <= core | extras
+    for path in SOURCES:
+        at_top = core | ({"ray"} if path in WITH_RAY else set())
+        assert distributions(imports_of(path, at_top=True)) <= at_top, path
+        assert distributions(imports_of(path, at_top=False)) <= core | extras, path
 
 
 def test_flower_brings_what_we_take_from_it() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedstrategies.experiment import runner, session
+from fedstrategies.experiment import runner
 from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.history import read_history
 from fedstrategies.flower.control import Response
@@ -71,7 +71,6 @@ def bits(folder):
 @pytest.mark.parametrize("shift_init", ["gradient", "zero"])
 def test_the_loop_is_the_strategy(data, tmp_path, monkeypatch, method, xi, shift_init):
     """Its chunks and the strategy's engine give the same bits; bytes differ by the receipts."""
-    monkeypatch.setattr(session, "_draw", lambda directory: None)
     monkeypatch.setattr("simulations.reproduce.efbv.instance._CHUNK_BYTES", 8 * DIMENSION * 7)
     instance = load_instance(data / "tiny", xi=xi)
     assert len(instance.chunks) == 6

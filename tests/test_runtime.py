@@ -5,6 +5,7 @@ These start real processes: seconds each, so all of them share few runs.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -15,14 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from fedstrategies.experiment import (
-    EFBVConfig,
-    FedP3Config,
-    ScafflixConfig,
-    SPPMConfig,
-    read_history,
-    run,
-)
+from fedstrategies import experiment
+from fedstrategies.experiment import EFBVConfig, read_history, run
 
 pytestmark = pytest.mark.runtime
 pytest.importorskip("ray", reason="the extra 'simulation' is not installed")
@@ -73,116 +68,128 @@ def test_message_path_gives_the_same_history(
     assert without_seconds(tmp_path / "out") == reference
 
 
+ONE_ACTOR = float(max(2, os.cpu_count() or 2))
+
+# Configuration, settings, and what the runtime is asked for. EF-BV with its clients' state in
+# files; Scafflix, which settles; SPPM-AS with local solvers and strata, so point and anchor travel
+# and cohorts differ; FedP3 with private layers: models in two frames, uploads of several lengths,
+# secrets and ledgers in the nodes' state. One actor serves SPPM-AS alone, whose clients remember
+# nothing: elsewhere it could remember what the state of its nodes has lost.
+CASES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
+    "efbv": ("EFBVConfig", SETTINGS, {"cpus_per_client": 1.0}),
+    "scafflix": (
+        "ScafflixConfig",
+        {
+            "clients": 6,
+            "alpha": "0.2,0.4,1,0.6,0,0.3",
+            "rounds": 4,
+            "participation": 3,
+            "quiet": True,
+        },
+        {},
+    ),
+    "sppm": (
+        "SPPMConfig",
+        {
+            "clients": 6,
+            "sampling": "stratified",
+            "cohort_size": 2,
+            "solver": "local-gd:steps=2",
+            "inner_rounds": 2,
+            "rounds": 4,
+            "quiet": True,
+        },
+        {"cpus_per_client": ONE_ACTOR},
+    ),
+    "fedp3": (
+        "FedP3Config",
+        {
+            "clients": 6,
+            "dataset": "digits",
+            "model": "mlp",
+            "width": 8,
+            "l2": 0.0,
+            "stepsize": 0.2,
+            "layers": "capacity:3000",
+            "keep": 0.5,
+            "local_steps": 2,
+            "batch_size": 50,
+            "participation": 3,
+            "rounds": 4,
+            "epsilon": 8.0,
+            "max_grad_norm": 1.0,
+            "quiet": True,
+        },
+        {},
+    ),
+}
+
+
+def installed(name: str) -> bool:
+    return name != "fedp3" or importlib.util.find_spec("opacus") is not None
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the runs of all cases, one after another in one process of their own.
+
+    Ray's workers and Flower's threads must not outlive the tests; and nothing of a run may be
+    left to the next: each has a Ray of its own, as where it is the only one.
+    """
+    folder = tmp_path_factory.mktemp("elsewhere")
+    cases = {name: case for name, case in CASES.items() if installed(name)}
+    code = f"""
+import ray
+from fedstrategies import experiment
+for fast in ("require", "never"):
+    experiment.run(experiment.EFBVConfig(
+        **{SETTINGS!r}, out="actors-" + fast, fast=fast, backend="ray", actors=2,
+        cpus_per_client=0.5))
+    assert not ray.is_initialized()
+for name, (kind, settings, resources) in {cases!r}.items():
+    states = {str(folder / "states")!r} if name == "efbv" else None
+    experiment.run(getattr(experiment, kind)(
+        **settings, **resources, out=name, backend="flower", state_dir=states))
+    assert not ray.is_initialized()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.parametrize("fast", ["require", "never"])
 def test_actors_that_keep_their_clients_give_the_same_history(
-    reference: list[dict[str, object]], tmp_path: Path
+    reference: list[dict[str, object]], elsewhere: Path, fast: str
 ) -> None:
     """Whole cohorts and one message a client; losses and gradients too, bit for bit."""
-    code = f"""
-from fedstrategies.experiment import EFBVConfig, run
-for fast in ("require", "never"):
-    run(EFBVConfig(**{SETTINGS!r}, out={str(tmp_path)!r} + "/" + fast, fast=fast,
-        backend="ray", actors=2, cpus_per_client=0.5))
-"""
-    run_elsewhere(code)
-    for fast in ("require", "never"):
-        assert without_seconds(tmp_path / fast) == reference
-    summary = json.loads((tmp_path / "require" / "summary.json").read_text())
+    assert without_seconds(elsewhere / f"actors-{fast}") == reference
+    summary = json.loads((elsewhere / f"actors-{fast}" / "summary.json").read_text())
     assert summary["backend"] == "ray"
 
 
-@pytest.mark.parametrize(
-    ("cpus_per_client", "in_files"),
-    [(1.0, True), (float(max(2, os.cpu_count() or 2)), False)],
-    ids=["several-state-in-files", "one"],
-)
-def test_flowers_runtime_gives_the_same_history_with_several_actors_and_with_one(
-    reference: list[dict[str, object]], tmp_path: Path, cpus_per_client: float, in_files: bool
+@pytest.mark.parametrize("name", CASES)
+def test_flowers_runtime_gives_the_history_of_one_process(
+    elsewhere: Path, tmp_path: Path, name: str
 ) -> None:
-    states = str(tmp_path / "states") if in_files else None
-    code = f"""
-from fedstrategies.experiment import EFBVConfig, run
-run(EFBVConfig(**{SETTINGS!r}, out={str(tmp_path / "out")!r}, backend="flower",
-    cpus_per_client={cpus_per_client}, state_dir={states!r}))
-"""
-    run_elsewhere(code)
-    assert_same(without_seconds(tmp_path / "out"), reference)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_scafflix_settles_across_rays_actors_as_it_does_in_one_process(tmp_path: Path) -> None:
-    settings = {
-        "clients": 6,
-        "alpha": "0.2,0.4,1,0.6,0,0.3",
-        "rounds": 4,
-        "participation": 3,
-        "quiet": True,
-    }
-    run(ScafflixConfig(**settings, out=str(tmp_path / "here")))  # type: ignore[arg-type]
-    code = f"""
-from fedstrategies.experiment import ScafflixConfig, run
-run(ScafflixConfig(**{settings!r}, out={str(tmp_path / "there")!r}, backend="flower"))
-"""
-    run_elsewhere(code)
-    assert_same(without_seconds(tmp_path / "there"), without_seconds(tmp_path / "here"))
-
-
-def test_sppm_keeps_its_cohorts_across_rays_actors_as_in_one_process(tmp_path: Path) -> None:
-    """Local solver: point and anchor travel; strata: cohorts differ from round to round."""
-    settings = {
-        "clients": 6,
-        "sampling": "stratified",
-        "cohort_size": 2,
-        "solver": "local-gd:steps=2",
-        "inner_rounds": 2,
-        "rounds": 4,
-        "quiet": True,
-    }
-    run(SPPMConfig(**settings, out=str(tmp_path / "here")))  # type: ignore[arg-type]
-    code = f"""
-from fedstrategies.experiment import SPPMConfig, run
-run(SPPMConfig(**{settings!r}, out={str(tmp_path / "there")!r}, backend="flower"))
-"""
-    run_elsewhere(code)
-    assert_same(without_seconds(tmp_path / "there"), without_seconds(tmp_path / "here"))
-
-
-def test_private_layers_leave_rays_actors_as_they_leave_one_process(tmp_path: Path) -> None:
-    """Models in two frames, uploads of several lengths, secrets and ledgers in the nodes' state."""
-    pytest.importorskip("opacus", reason="the extra 'privacy' is not installed")
-    settings = {
-        "clients": 6,
-        "dataset": "digits",
-        "model": "mlp",
-        "width": 8,
-        "l2": 0.0,
-        "stepsize": 0.2,
-        "layers": "capacity:3000",
-        "keep": 0.5,
-        "local_steps": 2,
-        "batch_size": 50,
-        "participation": 3,
-        "rounds": 4,
-        "epsilon": 8.0,
-        "max_grad_norm": 1.0,
-        "quiet": True,
-    }
-    run(FedP3Config(**settings, out=str(tmp_path / "here")))  # type: ignore[arg-type]
-    code = f"""
-from fedstrategies.experiment import FedP3Config, run
-run(FedP3Config(**{settings!r}, out={str(tmp_path / "there")!r}, backend="flower"))
-"""
-    run_elsewhere(code)
+    if not installed(name):
+        pytest.skip("the extra 'privacy' is not installed")
+    kind, settings, _ = CASES[name]
+    run(getattr(experiment, kind)(**settings, out=str(tmp_path / "here")))
     here = without_seconds(tmp_path / "here")
-    assert_same(without_seconds(tmp_path / "there"), here)
-    assert 0.0 < here[-1]["epsilon_max"] <= 8.0  # type: ignore[operator]
+    assert_same(without_seconds(elsewhere / name), here)
+    if name == "fedp3":
+        assert 0.0 < here[-1]["epsilon_max"] <= 8.0  # type: ignore[operator]
 
 
-def run_elsewhere(code: str) -> None:
-    """A process of its own: Ray's workers and Flower's threads must not outlive the test."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+def test_the_files_of_clients_states_go_with_the_run(elsewhere: Path) -> None:
+    assert not (elsewhere / "states").exists()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from fedstrategies.random import Purpose, client_keys
 from fedstrategies.sampling import FullParticipation, NiceSampling
 from tests.efbv.helpers import problem
 
-N, D, SEEDS, ROUNDS = 6, 10, 200, 60
+N, D, SEEDS, ROUNDS = 6, 10, 200, 30
 FAR = torch.full((D,), 2.0, dtype=torch.float64)
 
 

@@ -86,19 +86,26 @@ class Run:
             assert torch.equal(value, other.strategy.memory[name])
 
 
+SILENT = {"fraction_evaluate": 0.0}
+"""Evaluation costs more than all else here, the same way for all cases of a family: one has it."""
+
+
 def efbv(**settings: Any) -> Case:
     found = Setting()
+    settings = SILENT | settings
     kind = settings.pop("kind", EFBV)
     return Case(found.app, found.start, lambda: kind(smoothness=found.smoothness, **settings))
 
 
 def scafflix(kind: Any = Scafflix, **settings: Any) -> Case:
     found = Personal()
+    settings = SILENT | settings
     return Case(found.app, found.start, lambda: kind(smoothness=found.smoothness, **settings))
 
 
 def fedp3(**settings: Any) -> Case:
     found = Images(batch_size=4)
+    settings = SILENT | settings
     return Case(
         found.app,
         found.start,
@@ -108,27 +115,33 @@ def fedp3(**settings: Any) -> Case:
 
 def sppm(**settings: Any) -> Case:
     found = quadratic_setting()
+    settings = SILENT | settings
     return Case(found.app, found.start, lambda: SPPM(smoothness=found.smoothness, **settings))
 
 
 CASES: dict[str, Callable[[], Case]] = {
     "efbv": lambda: efbv(compressor=CompK(k=2, k_prime=6), seed=3),
     "efbv-4-of-8-gradient": lambda: efbv(
-        compressor=RandK(k=2), sampling=FOUR, shift_init="gradient"
+        compressor=RandK(k=2), sampling=FOUR, shift_init="gradient", fraction_evaluate=1.0
     ),
     "ef21-natural": lambda: efbv(kind=EF21, compressor=parse_compressor("top-k:k=3+natural")),
     "qsgd": lambda: efbv(compressor=parse_compressor("qsgd:levels=4")),
     "half-precision": lambda: efbv(compressor=parse_compressor("top-k:k=4+cast:bfloat16")),
     "gd": lambda: efbv(kind=GradientDescent),
     "scafflix": lambda: scafflix(alpha=RANDOM),
-    "scafflix-4-of-8": lambda: scafflix(alpha=RANDOM, sampling=FOUR),
+    "scafflix-4-of-8": lambda: scafflix(alpha=RANDOM, sampling=FOUR, fraction_evaluate=1.0),
     "scaffnew": lambda: scafflix(Scaffnew),
     "fedavg": lambda: scafflix(LocalSteps, local_steps=3, sampling=FOUR),
-    "fedp3": lambda: fedp3(layers=parse_layers("opu2"), pruning=GlobalPruning(keep=0.6)),
+    "fedp3": lambda: fedp3(
+        layers=parse_layers("opu2"), pruning=GlobalPruning(keep=0.6), fraction_evaluate=1.0
+    ),
     "sppm-gradients": lambda: sppm(
         solver=ConjugateGradient(), inner_rounds=3, sampling=LAWS["stratified"]
     ),
     "sppm-models": lambda: sppm(
-        solver=LocalGDSolver(steps=2), inner_rounds=2, sampling=LAWS["nice"]
+        solver=LocalGDSolver(steps=2),
+        inner_rounds=2,
+        sampling=LAWS["nice"],
+        fraction_evaluate=1.0,
     ),
 }

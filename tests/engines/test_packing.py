@@ -199,6 +199,10 @@ def test_what_does_not_fit_is_refused_with_the_numbers():
         pack(shares_of(2, gpus=[0.5, 0.6]), [Machine(cpus=2, gpus=1)])
     with pytest.raises(PackingError, match="there is room or use for 2 only"):
         pack(shares_of(9), [Machine(cpus=2)], actors=3)
+    with pytest.raises(PackingError, match="no share lies across two machines"):
+        pack(shares_of(9, cpus=3), [Machine(cpus=2), Machine(cpus=2)])
+    with pytest.raises(PackingError, match=r"\+ 1 CPUs and 0 GPUs$"):
+        pack(shares_of(9, cpus=3), [Machine(cpus=1), Machine(cpus=1)])
     with pytest.raises(PackingError, match="2 different shares"):
         pack(shares_of(2, cpus=[1, 2]), [Machine(cpus=8)], actors=1)
     with pytest.raises(PackingError, match="no clients"):

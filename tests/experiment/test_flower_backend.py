@@ -37,7 +37,7 @@ def test_the_result_leaves_by_closure(runtime):
     assert runtime.keywords["client_app"] == "the app"
     assert runtime.keywords["num_supernodes"] == 3
     resources = runtime.keywords["backend_config"]["client_resources"]
-    assert resources == {"num_cpus": 2, "num_gpus": 0.25}
+    assert resources == {"num_cpus": 2, "num_gpus": 0.25, "max_restarts": -1}
     assert isinstance(resources["num_cpus"], int)
 
 

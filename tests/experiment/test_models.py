@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedstrategies.data import DataError
-from fedstrategies.experiment import runner, session
+from fedstrategies.experiment import runner
 from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.history import read_history
 from fedstrategies.experiment.options import ConfigError
@@ -19,11 +19,6 @@ from fedstrategies.experiment.problem_config import ProblemConfig
 from fedstrategies.objectives import Smoothness, softmax_smoothness
 
 GIVEN = {"linear": {}, "mlp": {"stepsize": 0.3, "width": 5}}
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    monkeypatch.setattr(session, "_draw", lambda directory: None)
 
 
 @pytest.fixture

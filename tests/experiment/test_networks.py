@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fedstrategies.data import DataError
-from fedstrategies.experiment import runner, session
+from fedstrategies.experiment import runner
 from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.history import read_history
 from fedstrategies.experiment.options import ConfigError
@@ -18,8 +18,7 @@ from fedstrategies.threads import single_threaded
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch):
-    monkeypatch.setattr(session, "_draw", lambda directory: None)
+def _alone():
     with single_threaded():
         yield
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from fedstrategies.data import DataError
 from fedstrategies.engines import CohortGrid
-from fedstrategies.experiment import runner, session
+from fedstrategies.experiment import runner
 from fedstrategies.experiment.clients import client_fn_of
 from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.history import read_history
@@ -29,17 +29,6 @@ def config(libsvm_file, tmp_path):
         fstar="solve",
         out=str(tmp_path / "out"),
     )
-
-
-@pytest.fixture
-def pictures():
-    """Asks for the pictures, which cost more than the runs."""
-
-
-@pytest.fixture(autouse=True)
-def _few_pictures(request, monkeypatch):
-    if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(session, "_draw", lambda directory: None)
 
 
 def without_seconds(directory):

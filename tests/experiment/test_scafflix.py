@@ -18,7 +18,6 @@ from fedstrategies.experiment import (
     read_history,
     read_toml,
     run,
-    session,
     to_toml,
 )
 from fedstrategies.experiment.families import ALGORITHMS
@@ -28,11 +27,6 @@ from fedstrategies.experiment.scafflix_config import ScafflixConfig
 from fedstrategies.objectives import ExactLocalSolver, LogisticRegression
 
 FAMILY = [name for name, family in ALGORITHMS.items() if family is ScafflixConfig]
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    monkeypatch.setattr(session, "_draw", lambda directory: None)
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ def simulated(sigma: float, norm: float = NORM, seed: int | None = 0) -> Message
 
 def run(setting: Setting, strategy: FedP3, rounds: int = 3, fast: Any = "auto") -> FedP3:
     grid = CohortGrid(setting.app, num_clients=CLIENTS, fast=fast)
+    strategy.fraction_evaluate = 0.0
     strategy.start(grid, setting.start, num_rounds=rounds)
     return strategy
 

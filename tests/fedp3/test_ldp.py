@@ -52,6 +52,7 @@ def simulated(sigma: float, norm: float = 1.0, **options: Any) -> Privacy:
 
 
 def start(strategy: FedP3, setting: Setting, privacy: Privacy | None, rounds: int = 3) -> FedP3:
+    strategy.fraction_evaluate = 0.0
     strategy.start(grid_of(setting, privacy), setting.start, num_rounds=rounds)
     return strategy
 

@@ -21,7 +21,9 @@ from fedstrategies.scafflix.theory import (
 from tests.quadratics import flix_minimiser, quadratics
 from tests.scafflix.test_reference import mushrooms
 
-SEEDS = 200
+# Every step of every run is held against its expectation, which is exact; the mean over the runs
+# shows in addition that the coin is tossed as it should be.
+SEEDS = 50
 RANDOM_WEIGHTS = (0.9, 0.2, 0.5, 1.0, 0.35, 0.7, 0.15, 0.6)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -39,6 +41,12 @@ def test_one_exact_step_stays_under_its_bound(law: Sampling, gamma: float) -> No
         assert expected <= theory.rate(gamma) * (distance_sq + gamma**2 * theory.sigma_sq)
 
 
+@cache
+def cohorts(law: Sampling, seed: int, steps: int) -> tuple[torch.Tensor, ...]:
+    """They do not depend on the step size."""
+    return tuple(law.draw(CLIENTS, seed=seed, round=step) for step in range(1, steps + 1))
+
+
 @laws
 @gammas
 def test_many_steps_stay_under_the_bound(law: Sampling, gamma: float) -> None:
@@ -49,8 +57,7 @@ def test_many_steps_stay_under_the_bound(law: Sampling, gamma: float) -> None:
     proxes: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
     for seed in range(runs):
         x = x0
-        for step in range(1, 26):
-            members = law.draw(CLIENTS, seed=seed, round=step)
+        for step, members in enumerate(cohorts(law, seed, 25), start=1):
             key = tuple(members.tolist())
             if key not in proxes:  # the prox of a quadratic is affine: A x + b
                 zero = torch.zeros(4).double()
