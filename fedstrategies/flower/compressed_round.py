@@ -21,6 +21,7 @@ from fedstrategies.flower.control import (
     unpack_constants,
 )
 from fedstrategies.flower.counters import ByteCounters
+from fedstrategies.flower.errors import reason_of
 from fedstrategies.flower.flat_update import FlatModel, in_types, only_arrays
 from fedstrategies.flower.ledger import Rejected
 from fedstrategies.flower.private import client_error
@@ -143,11 +144,11 @@ class CompressedRound:
             if node not in self._asked:
                 # Nobody asked this node; but Flower's mods send errors in the server's own name.
                 if reply.has_error() and not self.copies.knows(node):
-                    self.strays.append(reply.error.reason or "no reason given")
+                    self.strays.append(reason_of(reply))
                 continue
             if reply.has_error():
-                reason = reply.error.reason or "no reason given"
-                told = reason if not self.faulty else reason.strip().splitlines()[-1]
+                reason = reason_of(reply)
+                told = reason if not self.faulty else reason.splitlines()[-1]
                 causes[node], self.faulty[node] = f"the client raised: {told}", reason
                 errors[node] = reply
                 continue

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["AllClientsFailed", "Diverged", "ProtocolError"]
+from flwr.app import Message
+
+__all__ = ["AllClientsFailed", "Diverged", "ProtocolError", "reason_of"]
+
+_LONGEST_REASON = 20_000
 
 
 class AllClientsFailed(RuntimeError):
@@ -21,6 +25,15 @@ class Diverged(RuntimeError):
     def __init__(self, round: int, reason: str) -> None:
         super().__init__(f"diverged in round {round}: {reason}; try a smaller step size")
         self.round = round
+
+
+def reason_of(reply: Message) -> str:
+    """Why a reply is an error: the end of what its node says, never empty.
+
+    A node may say anything: at most 20,000 characters of it are kept. What was raised stands at
+    the end of a traceback.
+    """
+    return (reply.error.reason or "").strip()[-_LONGEST_REASON:] or "no reason given"
 
 
 class ProtocolError(ValueError):

@@ -16,6 +16,7 @@ from fedstrategies.flower.accounts import read_ledger, work_of
 from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.contract import Assignment, Delivery
 from fedstrategies.flower.control import MemoryCommand, Request, Response, Status, Tag
+from fedstrategies.flower.errors import reason_of
 from fedstrategies.flower.ledger import Rejected, Spent
 from fedstrategies.flower.rank import RANK_BYTES
 from fedstrategies.flower.records import (
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
 
 __all__ = ["MessageRound"]
-
-_LONGEST_REASON = 20_000
-"""Characters of a client's traceback that are kept: its end, which says what was raised."""
 
 
 class MessageRound(Attempt):
@@ -167,7 +165,7 @@ class MessageRound(Attempt):
                 self._note_of_stranger(reply)
                 continue  # nobody asked this node in this attempt
             if reply.has_error():
-                reason = (reply.error.reason or "").strip()[-_LONGEST_REASON:] or "no reason given"
+                reason = reason_of(reply)
                 # The first traceback whole, of the others the line that says what it was.
                 told = reason if not self.faulty else reason.splitlines()[-1]
                 causes[partition] = f"the client raised: {told}"
