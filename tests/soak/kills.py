@@ -19,13 +19,15 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import packages, processor
 from benchmarks.pages import replace_between
-from tests.soak.kills_cases import CASES, Case, difference, experiment
+from tests.soak.kills_cases import CASES, RAY_PORT, Case, difference, experiment
+from tests.soak.ray_cluster_nodes import RayCluster
 
 BEGIN, END = "<!-- begin kills -->", "<!-- end kills -->"
 _DURING_START = 0.2
@@ -157,10 +159,15 @@ def main() -> None:
     results: dict[str, dict[str, Any]] = {}
     if given.results.exists():
         results = json.loads(given.results.read_text(encoding="utf-8"))
-    with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="kills-"))
+        cluster: RayCluster | None = None
         for case in CASES:
             if case.name in results or (given.only and case.name not in given.only):
                 continue
+            if case.on_ray and cluster is None:
+                cluster = stack.enter_context(RayCluster(Path(tempfile.mkdtemp()), RAY_PORT))
+                cluster.start("head", cpus=2)
             folder = Path(scratch) / case.name
             results[case.name] = examine(case, folder, kills=given.kills, seed=given.seed)
             print(case.name, json.dumps(results[case.name]), flush=True)

@@ -7,12 +7,20 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Imported here so that a run which is forked from a process with this module finds them there.
+import opacus.accountants  # noqa: F401
+import sklearn.datasets  # noqa: F401
 from safetensors.torch import load_file
 
+import fedstrategies.engines
+import fedstrategies.privacy  # noqa: F401
 from fedstrategies.experiment import read_history, run
 from fedstrategies.experiment.families import config_from_mapping
 
-__all__ = ["CASES", "Case", "difference", "experiment"]
+__all__ = ["CASES", "RAY_PORT", "Case", "difference", "experiment"]
+
+RAY_PORT = 19400
+"""Of the Ray cluster that outlives the drivers which are killed."""
 
 _DIGITS = {"dataset": "digits", "clients": 6, "l2": 0.1, "model": "linear"}
 _NETWORK = {
@@ -45,8 +53,14 @@ _METHODS["ef21"][1].update({"compressor": "top-k:k=20", "downlink-compressor": "
 _ENGINES: dict[str, tuple[str, dict[str, object], int]] = {
     "fast": ("in process", {"backend": "cohort"}, 300),
     "messages": ("in process, by messages", {"backend": "cohort", "fast": "never"}, 150),
-    "ray": ("RayGrid", {"backend": "ray", "actors": 2}, 150),
+    "ray": (
+        "RayGrid",
+        {"backend": "ray", "actors": 2, "ray-address": f"127.0.0.1:{RAY_PORT}"},
+        150,
+    ),
 }
+_ON_RAY = ("efbv", "scafflix", "sppm", "fedp3")
+"""One of each family: starting a driver takes seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +83,11 @@ class Case:
     rounds: int
     options: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def on_ray(self) -> bool:
+        """Whether it needs the cluster."""
+        return self.options["backend"] == "ray"
+
 
 CASES = tuple(
     Case(
@@ -80,6 +99,7 @@ CASES = tuple(
     )
     for engine, (described, where, rounds) in _ENGINES.items()
     for method, (title, options) in _METHODS.items()
+    if engine != "ray" or method in _ON_RAY
 )
 
 
