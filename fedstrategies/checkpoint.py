@@ -181,7 +181,9 @@ def read_checkpoint(
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 raise CheckpointError(f"{path}: not a checkpoint of this version ({_FORMAT})")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copied, as in the file they lie anywhere: how a dot product is summed, and so its
+            # last bits, depend on where its vectors begin.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         skeleton = metadata.get("tree", "")
         if metadata.get("checksum") != _checksum(skeleton, tensors):
             raise CheckpointError(f"{path}: damaged, its checksum does not fit")

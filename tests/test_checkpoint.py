@@ -42,6 +42,13 @@ def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path) -> None:
     assert found["t"].equal(x.view(2, 3).T)
 
 
+def test_tensors_lie_in_memory_as_new_ones_do(tmp_path: Path) -> None:
+    """Else dot products, and with them whole runs, would have other last bits."""
+    write_checkpoint(tmp_path / "c", {f"{i}": torch.arange(i + 1.0) for i in range(9)})
+    found = read_checkpoint(tmp_path / "c")
+    assert {one.data_ptr() % 64 for one in found.values()} == {torch.zeros(3).data_ptr() % 64}
+
+
 def test_every_cut_and_every_flipped_byte_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c"
     write_checkpoint(path, {"x": torch.arange(2.0), "n": [1]})

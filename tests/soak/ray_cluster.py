@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from tempfile import gettempdir
 
 from benchmarks.machine import commit, packages, processor
 from benchmarks.pages import replace_between
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("runs/ray_cluster.json"))
     parser.add_argument("--output", type=Path, help="page to update (default: print the table)")
     parser.add_argument("--only", default="", help="cases whose names contain this")
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/ray-cluster"))
+    parser.add_argument("--folder", type=Path, default=Path(gettempdir()) / "ray-cluster")
     parser.add_argument("--port", type=int, default=19200, help="100 ports from here on")
     options = parser.parse_args()
     os.environ.update(FLOWER)
