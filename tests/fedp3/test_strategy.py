@@ -214,7 +214,7 @@ def test_lost_replies_leave_the_mean_to_those_who_answered(setting: Setting) -> 
             fraction_evaluate=0.0,
         )
         grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=faults)
-        strategy.start(grid, setting.start, num_rounds=30)
+        strategy.start(grid, setting.start, num_rounds=20)
         found.append(strategy.x)
     assert grid.happened["lose_reply"] > 20
     assert grid.happened["wipe_state"] > 20

@@ -93,13 +93,13 @@ def invariant(strategy: Scafflix) -> float:
 
 def settled_memories(grid: CohortGrid, strategy: Scafflix) -> torch.Tensor:
     """Each client's own h_i, its used upload settled; where it lost it, what it will be sent."""
-    rows = []
+    rows, objectives = [], Setting().objectives
     for index, context in enumerate(grid.contexts.values()):
         receipts, stored = load_receipts(context.state), load_memory(context.state)
         memory = {"h": torch.zeros(1, DIMENSION).double()} if stored is None else stored
         accepted = strategy.ledger.accepted(index)
         if receipts.pending is not None and receipts.pending.tag == accepted:
-            client = ScafflixClient(context, objective=Setting().objectives[index])
+            client = ScafflixClient(context, objective=objectives[index])
             rule = client.rule(receipts.pending.constants, receipts.pending.spec)
             upload = decode(receipts.pending.blob, dimension=DIMENSION)
             settlement = strategy._means[strategy._last_used[index]]

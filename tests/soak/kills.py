@@ -155,6 +155,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    # What ends this program must also end the cluster.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     given.results.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, Any]] = {}
     if given.results.exists():
