@@ -39,11 +39,11 @@ class Killer:
 
     Parameters
     ----------
-    seed : int
+    seed : str
         Of the moments.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: str) -> None:
         self._draw = random.Random(seed)
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         # Starting a run costs a fork, not an import of torch: kills can be many.
@@ -94,7 +94,7 @@ def _length(out: Path) -> tuple[int, float]:
 
 def examine(case: Case, folder: Path, *, kills: int, seed: int) -> dict[str, Any]:
     """Kill runs of one case until there were enough kills, and compare each with the whole."""
-    whole, killer, runs = folder / "whole", Killer(seed), 0
+    whole, killer, runs = folder / "whole", Killer(f"{seed} {case.name}"), 0
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     began = time.monotonic()
