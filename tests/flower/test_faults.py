@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from fedstrategies.compressors import RandK, TopK, parse_compressor
-from fedstrategies.efbv import EF21, EFBV
+from fedstrategies.efbv import DIANA, EF21, EFBV
 from fedstrategies.flower import AllClientsFailed
 from fedstrategies.flower.private import client_error
 from fedstrategies.flower.records import load_memory, load_receipts
@@ -61,11 +61,13 @@ def drive(strategy: EFBV, grid: FaultyGrid, arrays: ArrayRecord, rounds: int) ->
 @pytest.mark.parametrize(
     "strategy",
     [
+        lambda s: EFBV(compressor=TopK(k=3), smoothness=s),
         lambda s: EFBV(compressor=RandK(k=3), smoothness=s, shift_init="gradient"),
         lambda s: EF21(compressor=parse_compressor("top-k:k=4+natural"), smoothness=s),
+        lambda s: DIANA(compressor=RandK(k=4), smoothness=s),
         lambda s: EFBV(compressor=TopK(k=3), smoothness=s, sampling=NiceSampling(cohort_size=5)),
     ],
-    ids=["efbv-gradient-shifts", "ef21-natural", "efbv-5-of-8"],
+    ids=["efbv", "efbv-gradient-shifts", "ef21-natural", "diana", "efbv-5-of-8"],
 )
 def test_mixed_faults_never_desynchronise_and_the_run_converges(
     setting: Setting, strategy: object
@@ -93,11 +95,10 @@ def test_thirty_percent_of_replies_lost_and_upstreams_own_start(setting: Setting
     grid = FaultyGrid(
         setting.app, num_clients=CLIENTS, faults=Faults(lose_reply=0.3, duplicate_reply=0.1)
     )
-    before = setting.gradient_norm(torch.zeros(DIMENSION).double())
-    result = Strategy.start(strategy, grid, setting.start, num_rounds=60)
+    result = Strategy.start(strategy, grid, setting.start, num_rounds=150)
     memories = effective_memories(grid, strategy)["h"]
     assert (strategy.h - memories.mean(dim=0)).abs().max() < 1e-12
-    assert setting.gradient_norm(strategy.x) < 0.05 * before
+    assert setting.gradient_norm(strategy.x) < 1e-3
     assert np.array_equal(result.arrays["weight"].numpy(), strategy.x.numpy())
 
 
@@ -141,8 +142,7 @@ def test_above_the_memory_budget_a_lost_memory_resets_all(setting: Setting) -> N
     assert strategy.round == 4
     assert torch.equal(strategy.x, x)
     assert not strategy.h.any()
-    before = setting.gradient_norm(strategy.x)
-    for _ in range(60):
+    for _ in range(150):
         arrays = one_round(arrays)
     assert strategy.bytes.recovery == 0
     rows = []
@@ -153,7 +153,7 @@ def test_above_the_memory_budget_a_lost_memory_resets_all(setting: Setting) -> N
         decode(receipts.pending.blob, dimension=DIMENSION).add_to_(row, 1.0)
         rows.append(row)
     assert (strategy.h - torch.cat(rows).mean(dim=0)).abs().max() < 1e-12
-    assert setting.gradient_norm(strategy.x) < 0.05 * before
+    assert setting.gradient_norm(strategy.x) < 1e-3
 
 
 def test_redo_keeps_the_round_and_gives_the_fault_free_result(setting: Setting) -> None:

@@ -137,9 +137,9 @@ def test_with_the_coin_the_median_is_far_below_gradient_descent(weight: float) -
 
 @pytest.mark.parametrize("alpha", [(0.3,) * CLIENTS, RANDOM], ids=["equal", "random"])
 def test_two_of_eight_reach_the_full_optimum(alpha: tuple[float, ...]) -> None:
-    gaps, worst = run(alpha, 400, steps=6, cohort_size=2)
+    gaps, worst = run(alpha, 600, steps=6, cohort_size=2)
     assert worst < 1e-10
-    assert gaps[400] < 1e-6 * gap(torch.zeros(112, dtype=torch.float64), alpha)
+    assert gaps[600] < 1e-10
 
 
 def test_settling_by_the_arriving_model_breaks_the_invariant() -> None:

@@ -127,7 +127,7 @@ def test_the_invariant_and_the_optimum_survive_participation_and_faults(
     faults = Faults() if partial else Faults(lose_reply=0.3, duplicate_reply=0.1)
     grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=faults, seed=3)
     arrays = setting.start
-    rounds = 280 if partial else 100
+    rounds = 400 if partial else 150
     for server_round in range(1, rounds + 1):
         if not partial and server_round in (5, 20, 40):
             grid.contexts[1001 + server_round % CLIENTS].state = RecordDict()
@@ -139,7 +139,7 @@ def test_the_invariant_and_the_optimum_survive_participation_and_faults(
     assert torch.equal(settled_memories(grid, strategy), strategy.memory["h"])
     assert (strategy.bytes.recovery > 0) is not partial
     before = setting.gradient_norm(torch.zeros(DIMENSION).double(), alpha)
-    assert setting.gradient_norm(strategy.x, alpha) < 1e-4 * before
+    assert setting.gradient_norm(strategy.x, alpha) < 1e-6 * before
 
 
 def test_without_room_for_a_copy_a_lost_memory_starts_all_anew(setting: Setting) -> None:
@@ -147,7 +147,7 @@ def test_without_room_for_a_copy_a_lost_memory_starts_all_anew(setting: Setting)
     strategy = Scafflix(alpha=RANDOM, smoothness=setting.smoothness, local_steps=2, memory_budget=0)
     grid = FaultyGrid(setting.app, num_clients=CLIENTS, faults=Faults(lose_reply=0.2), seed=5)
     arrays, resets = setting.start, 0
-    for server_round in range(1, 81):
+    for server_round in range(1, 121):
         if server_round in (10, 30):
             grid.contexts[1003].state = RecordDict()
         messages = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)
@@ -160,8 +160,7 @@ def test_without_room_for_a_copy_a_lost_memory_starts_all_anew(setting: Setting)
     assert strategy.memory is None
     assert resets == 2
     assert strategy.bytes.recovery == 0
-    before = setting.gradient_norm(torch.zeros(DIMENSION).double(), RANDOM)
-    assert setting.gradient_norm(strategy.x, RANDOM) < 1e-4 * before
+    assert setting.gradient_norm(strategy.x, RANDOM) < 1e-6
 
 
 def test_upstreams_own_start_drives_it(setting: Setting) -> None:
