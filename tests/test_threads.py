@@ -1,3 +1,4 @@
+import gc
 import threading
 
 import pytest
@@ -9,7 +10,11 @@ from fedstrategies.threads import single_threaded
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """None around these tests, in place of that of all others."""
+    """None around these tests, in place of that of all others.
+
+    Actors of earlier tests that ran in this process hold a context until they are collected.
+    """
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
