@@ -294,13 +294,7 @@ class BaseClient(WorkingClient, NumPyClient):
     def _reply(self, request: Request, receipts: Receipts) -> tuple[Arrays, int, dict[str, Scalar]]:
         pending = receipts.pending
         assert pending is not None
-        response = Response(
-            status=Status.UPLOAD,
-            session=request.session,
-            sequence=request.sequence,
-            round=pending.round,
-            base=pending.base,
-        )
+        response = pending.response(request)
         blob = np.frombuffer(pending.blob, dtype=np.uint8)
         metrics: dict[str, Scalar] = {CONTROL: response.to_bytes(), **self._ledger()}
         if not isnan(pending.loss):

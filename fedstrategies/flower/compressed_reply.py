@@ -26,13 +26,7 @@ def answer(
     """``reply`` with these records, the pending upload first among the arrays, and the fields."""
     pending = receipts.pending
     assert pending is not None
-    response = Response(
-        status=Status.UPLOAD,
-        session=request.session,
-        sequence=request.sequence,
-        round=pending.round,
-        base=pending.base,
-    )
+    response = pending.response(request)
     fields = {CONTROL: response.to_bytes(), STEP: pack_constants(pending.constants)}
     blob: dict[str, Array] = {CONTROL: raw_array(pending.blob)}
     reply.content = RecordDict(

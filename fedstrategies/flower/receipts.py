@@ -20,7 +20,15 @@ import struct
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from fedstrategies.flower.control import ORIGIN, VERSION, MemoryCommand, Request, Tag
+from fedstrategies.flower.control import (
+    ORIGIN,
+    VERSION,
+    MemoryCommand,
+    Request,
+    Response,
+    Status,
+    Tag,
+)
 from fedstrategies.flower.errors import ProtocolError
 
 __all__ = ["Decision", "Pending", "Receipts"]
@@ -45,6 +53,16 @@ class Pending:
     loss: float
     constants: tuple[float, ...]
     spec: str
+
+    def response(self, request: Request) -> Response:
+        """The control fields with which it answers a request."""
+        return Response(
+            status=Status.UPLOAD,
+            session=request.session,
+            sequence=request.sequence,
+            round=self.round,
+            base=self.base,
+        )
 
 
 class Decision(IntEnum):
