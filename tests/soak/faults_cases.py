@@ -9,7 +9,7 @@ from tests.soak.faults_cases_memory import EFBV_CASES, SCAFFLIX_CASES
 from tests.soak.faults_cases_memoryless import FEDP3_CASES, SPPM_CASES
 from tests.soak.faults_cases_private import PRIVATE_CASES
 
-__all__ = ["CASES"]
+__all__ = ["ALGORITHMS", "CASES"]
 
 CASES: dict[str, Callable[[], Case]] = {
     **EFBV_CASES,
@@ -18,3 +18,29 @@ CASES: dict[str, Callable[[], Case]] = {
     **FEDP3_CASES,
     **PRIVATE_CASES,
 }
+
+# One of each method, with what the server keeps of its clients and with privacy where it has them;
+# the other cases are further settings of these.
+ALGORITHMS = (
+    "efbv",
+    "ef21",
+    "diana",
+    "gd",
+    "efbv-downlink",
+    "scafflix",
+    "i-scaffnew",
+    "scaffnew",
+    "flix",
+    "fedavg",
+    "sppm-gd",
+    "sppm-gd-nice",
+    "local-gd",
+    "fedprox",
+    "fedp3-opu2-pruned",
+    "fedp3-server-noise",
+    "ldp-fedp3",
+    "private-efbv",
+    "private-scafflix",
+    "private-fedavg",
+    "private-sppm",
+)
