@@ -32,8 +32,9 @@ class Stored:
         by: FakeActor | None = None,
         at: float = 0.0,
     ) -> None:
-        self.error, self.method, self.by, self._at = error, method, by, at
+        self.method, self.by, self._at = method, by, at
         self.data = dumps(value, protocol=5)
+        self._error = dumps(error, protocol=5)
 
     @property
     def at(self) -> float:
@@ -42,8 +43,10 @@ class Stored:
     def read(self) -> Any:
         if self.at < self._at:
             raise ActorDiedError()
-        if self.error is not None:
-            raise self.error
+        # A new one each time: one that is kept keeps its frames, and the actors in those.
+        error = loads(self._error)
+        if error is not None:
+            raise error
         return loads(self.data)
 
 
