@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         TorchObjective,
         logistic_smoothness,
     )
+    from fedstrategies.robust import GeometricMedian, Krum, Median, TrimmedMean, parse_aggregator
     from fedstrategies.sampling import (
         BlockSampling,
         FullParticipation,
@@ -100,6 +101,7 @@ _HOME = {
         "TorchObjective",
         "logistic_smoothness",
     ),
+    "robust": ("GeometricMedian", "Krum", "Median", "TrimmedMean", "parse_aggregator"),
     "sampling": (
         "BlockSampling",
         "FullParticipation",
@@ -139,13 +141,16 @@ __all__ = [
     "FedP3Client",
     "FedProx",
     "FullParticipation",
+    "GeometricMedian",
     "GradientDescent",
     "IScaffnew",
     "Identity",
+    "Krum",
     "LDPFedP3",
     "LocalGD",
     "LocalSGD",
     "LogisticRegression",
+    "Median",
     "MixK",
     "Natural",
     "NiceSampling",
@@ -162,10 +167,12 @@ __all__ = [
     "StratifiedSampling",
     "TopK",
     "TorchObjective",
+    "TrimmedMean",
     "as_legacy",
     "client_app",
     "legacy_client",
     "logistic_smoothness",
+    "parse_aggregator",
     "parse_compressor",
 ]
 

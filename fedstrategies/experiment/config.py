@@ -61,6 +61,13 @@ class ExperimentConfig(PrivacyConfig):
         metavar="B",
         above=0,
     )
+    aggregator: str | None = option(
+        None,
+        "a robust mean of what clients send: median, trimmed-mean:share=0.2, geometric-median or "
+        "krum:share=0.2,selected=1; unset: the mean",
+        group="Method",
+        metavar="SPEC",
+    )
     backend: str = option(
         "cohort",
         "in-process; Ray actors that keep their clients; or Flower's simulation runtime on Ray",
@@ -199,6 +206,7 @@ class ExperimentConfig(PrivacyConfig):
                 "--clip-rows R, from which they then follow, or a number"
             )
         self._resolve_sampling()
+        self._resolve_aggregator()
         check_resources(self)
         for name in ("actors", "ray_address"):
             if getattr(self, name) is not None and self.backend != "ray":
@@ -233,6 +241,15 @@ class ExperimentConfig(PrivacyConfig):
             self._set("accuracy_every", 10 if self.target_accuracy is None else 1)
         if self.out is not None:
             self._set("out", str(Path(self.out).expanduser()))
+
+    def _resolve_aggregator(self) -> None:
+        if self.aggregator is not None:
+            from fedstrategies.robust import parse_aggregator
+
+            try:
+                self._set("aggregator", parse_aggregator(self.aggregator).spec)
+            except ValueError as error:
+                raise ConfigError(f"aggregator: {error}") from None
 
     def _resolve_sampling(self) -> None:
         if self.participation is not None:

@@ -14,6 +14,7 @@ from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.problem import Problem
 from fedstrategies.objectives import BatchedObjective, Solution
+from fedstrategies.robust import parse_aggregator
 from fedstrategies.sampling import FullParticipation, NiceSampling
 
 if TYPE_CHECKING:
@@ -171,4 +172,5 @@ def shared_settings(config: ExperimentConfig, problem: Problem) -> dict[str, obj
         "num_clients": config.clients,
         "fraction_evaluate": 0.0,
         "max_update_norm": config.max_update_norm,
+        "aggregator": None if config.aggregator is None else parse_aggregator(config.aggregator),
     }

@@ -89,6 +89,8 @@ def test_wrong_input_is_one_line_and_writes_nothing(
         ("compare", "efbv", "efbv:compressor"),
         ("compare", "efbv", "efbv:colour=red"),
         ("run", "gd", "--shift-init", "gradient"),
+        ("run", "scafflix", "--p", 0.2, "--aggregator", "median"),
+        ("run", "sppm", "--solver", "lbfgs", "--aggregator", "median"),
         ("compare", "gd", "gd:shift-init=gradient"),
         ("run", "diana", "--compressor", "top-k:k=1", "--dataset", "mushrooms"),
         ("plot", "nowhere", "-o", "x.png"),
@@ -116,6 +118,18 @@ def test_gaps_in_float32(fedstrategies, problem, tmp_path, command):
     assert fedstrategies(command, "ef21", *problem, *given)[0] == 0
     out = tmp_path / "out" if command == "run" else tmp_path / "out" / "ef21"
     assert Summary.read(out).last["gap"] > 0
+
+
+@pytest.mark.parametrize("arguments", [("gd",), ("ef21",), ("sppm", "--solver", "gd"), ("fedavg",)])
+def test_a_robust_aggregator_in_place_of_the_mean(fedstrategies, libsvm_file, tmp_path, arguments):
+    losses = []
+    for name, given in (("mean", ()), ("median", ("--aggregator", "median"))):
+        out = tmp_path / name
+        given = (*given, "--dataset", libsvm_file, "--clients", 4, "--rounds", 20, "--out", out)
+        assert fedstrategies("run", *arguments, *given)[0] == 0
+        losses.append(read_history(out / "history.jsonl")[-1]["loss"])
+    assert losses[0] != losses[1]
+    assert losses[1] < read_history(out / "history.jsonl")[0]["loss"]
 
 
 def test_divergence_is_exit_code_1_with_the_round(fedstrategies, problem, tmp_path):

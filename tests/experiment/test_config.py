@@ -70,6 +70,8 @@ def test_defaults_are_valid_for_every_algorithm():
         ({"learning-rate": 1}, "stepsize"),
         ({"shift_init": "zero"}, "shift-init"),
         ({"overwrite": "maybe"}, "true or false"),
+        ({"aggregator": "mode"}, "aggregator: 'mode': the aggregators are median"),
+        ({"aggregator": "krum:share=0.5"}, "aggregator: share = 0.5"),
     ],
 )
 def test_wrong_values_are_refused_in_one_line(values, word):
@@ -107,6 +109,7 @@ def test_resolved_values():
     assert EFBVConfig(algorithm="gd").compressor == "identity"
     assert EFBVConfig(fstar="0.25").fstar == 0.25
     assert EFBVConfig(stepsize="1e-3").stepsize == 1e-3
+    assert EFBVConfig(aggregator="krum").aggregator == "krum:share=0.2,selected=1"
 
 
 @pytest.mark.parametrize(
