@@ -2,7 +2,7 @@
 
     python -m tests.soak.faults --results faults.json --output docs/reliability.md
 
-Further settings of the algorithms take 2,000 rounds. Each case runs in a process of its own, two
+Further settings of the algorithms take 1,000 rounds. Each case runs in a process of its own, two
 side by side. After every attempt at a round the invariants are measured; then the faults stop and
 the algorithm must come where it comes without them. What is done is in the results file and is not
 done again.
@@ -26,7 +26,7 @@ from benchmarks.machine import commit, packages, processor
 from benchmarks.pages import replace_between
 
 BEGIN, END = "<!-- begin faults -->", "<!-- end faults -->"
-ROUNDS, FURTHER_ROUNDS = 10_000, 2_000
+ROUNDS, FURTHER_ROUNDS = 10_000, 1_000
 RATE, KILLS, SIDE_BY_SIDE = 0.015, 0.004, 2
 
 Result = dict[str, Any]

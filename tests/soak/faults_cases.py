@@ -19,14 +19,13 @@ CASES: dict[str, Callable[[], Case]] = {
     **PRIVATE_CASES,
 }
 
-# One of each method, with what the server keeps of its clients and with privacy where it has them;
-# the other cases are further settings of these.
+# One of each method, two with client memories of them under privacy; the other cases are further
+# settings of these.
 ALGORITHMS = (
     "efbv",
     "ef21",
     "diana",
     "gd",
-    "efbv-downlink",
     "scafflix",
     "i-scaffnew",
     "scaffnew",
@@ -37,10 +36,7 @@ ALGORITHMS = (
     "local-gd",
     "fedprox",
     "fedp3-opu2-pruned",
-    "fedp3-server-noise",
     "ldp-fedp3",
     "private-efbv",
     "private-scafflix",
-    "private-fedavg",
-    "private-sppm",
 )
