@@ -7,6 +7,8 @@ many workers computed the rows.
 
 Clients that are absent count as zeros, and adding 0.0 changes no bit, so a sparse upload needs
 no dense copy: scattering its entries in the same order gives the same bits.
+
+A sum beyond the dtype is infinite, without a warning of numpy's: who uses it looks.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def sum_over_clients(
         weights = weights.to(rows)
     if rows.device.type == "cpu":
         factors = None if weights is None else weights.numpy()
-        return torch.from_numpy(_sum_rows(rows.numpy(), partition_ids.numpy(), factors))
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = _sum_rows(rows.numpy(), partition_ids.numpy(), factors)
+        return torch.from_numpy(total)
     if weights is not None:
         rows = weights.unsqueeze(1) * rows
     partition_ids = partition_ids.to(rows.device)
@@ -86,7 +90,8 @@ def sum_sparse_over_clients(
     """
     if values.device.type != "cpu":
         return _sum_sparse_on_device(indices, values, dimension, partition_ids)
-    total = _sum_entries(indices.numpy(), values.numpy(), dimension, partition_ids.numpy())
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = _sum_entries(indices.numpy(), values.numpy(), dimension, partition_ids.numpy())
     return torch.from_numpy(total)
 
 

@@ -185,3 +185,15 @@ def test_the_sum_of_nobody_is_zero():
     assert sum_over_clients(torch.zeros(0, D), nobody).tolist() == [0.0] * D
     none = torch.zeros(0, 2, dtype=torch.int64)
     assert sum_sparse_over_clients(none, torch.zeros(0, 2), D, nobody).tolist() == [0.0] * D
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("width", [1, D])
+def test_a_sum_beyond_the_dtype_is_infinite_without_a_warning(width):
+    ids = torch.arange(3)
+    rows = torch.full((3, width), 1e308, dtype=torch.float64)
+    infinite = torch.full((width,), torch.inf, dtype=torch.float64)
+    assert torch.equal(sum_over_clients(rows, ids), infinite)
+    assert torch.equal(sum_over_clients(rows, ids, weights=torch.full((3,), 1e10)), infinite)
+    everywhere = torch.arange(width).expand(3, width).contiguous()
+    assert torch.equal(sum_sparse_over_clients(everywhere, rows, width, ids), infinite)
