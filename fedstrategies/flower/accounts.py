@@ -46,10 +46,14 @@ def read_ledger(data: object) -> PrivacyLedger:
     """
     if not isinstance(data, bytes):
         raise ProtocolError(f"ledger of privacy: expected bytes, got {type(data).__name__}")
-    ledger = PrivacyLedger.from_bytes(data)
+    return _few(PrivacyLedger.from_bytes(data))
+
+
+def _few(ledger: PrivacyLedger) -> PrivacyLedger:
+    """The ledger, if epsilon follows from it quickly."""
     if len(ledger.segments) > _MOST_MECHANISMS:
         raise ProtocolError(
-            f"ledger of privacy: {len(ledger.segments)} mechanisms, at most "
+            f"ledger of privacy: {len(ledger.segments)} mechanisms so far, at most "
             f"{_MOST_MECHANISMS} are taken"
         )
     return ledger
@@ -174,10 +178,16 @@ class Accounts:
         self._open[partition].append((sequence, work))
 
     def heard(self, partition: int, ledger: PrivacyLedger, *, up_to: int) -> None:
-        """A reply brought a ledger that covers all requests up to an attempt (0: none)."""
-        self._private = True
+        """A reply brought a ledger that covers all requests up to an attempt (0: none).
+
+        Raises
+        ------
+        ValueError
+            If the client has told of more mechanisms by now than any honest one has (16).
+        """
         if ledger != self._ledgers[partition]:
-            self._ledgers[partition] = self._ledgers[partition].join(ledger)
+            self._ledgers[partition] = _few(self._ledgers[partition].join(ledger))
+        self._private = True
         self._open[partition] = [one for one in self._open[partition] if one[0] > up_to]
 
     def heard_plain(self, partition: int, *, up_to: int) -> None:

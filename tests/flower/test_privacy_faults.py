@@ -358,6 +358,19 @@ def test_a_forged_ledger_is_its_sender_s_failure_at_most(setting: Setting, forge
         assert epsilons[3] > 0.0
 
 
+def test_mechanisms_are_counted_over_all_that_a_client_tells() -> None:
+    accounts = Accounts(1)
+    for number in range(16):
+        accounts.heard(0, releases(1, noise_multiplier=1.0 + number), up_to=number)
+    accounts.asked(0, 17, 1)
+    before = accounts.to_bytes()
+    with pytest.raises(ValueError, match="17 mechanisms so far, at most 16"):
+        accounts.heard(0, releases(1, noise_multiplier=99.0), up_to=17)
+    assert accounts.to_bytes() == before
+    accounts.heard(0, releases(2, noise_multiplier=1.0), up_to=17)
+    assert accounts.ledger(0).segments[0].steps == 2
+
+
 def test_accounts_and_what_is_told_of_them_survive_the_wire() -> None:
     accounts = Accounts(3)
     accounts.asked(1, 1, 4)
