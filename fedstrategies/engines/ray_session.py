@@ -19,9 +19,9 @@ from fedstrategies.engines.ray_recovery import recovery_size
 from fedstrategies.engines.ray_shard import Shard
 from fedstrategies.engines.ray_step import Underway, rule_of
 from fedstrategies.flower import BaseStrategy, ClientRule, Delivery
-from fedstrategies.flower.contract import StepRequest
 from fedstrategies.flower.control import Tag
 from fedstrategies.flower.replica import Replica
+from fedstrategies.flower.sessions import StepRequest
 from fedstrategies.privacy import PrivateObjective
 from fedstrategies.threads import single_threaded
 

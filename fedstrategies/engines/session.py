@@ -14,9 +14,9 @@ from fedstrategies.compressors import Payload
 from fedstrategies.engines.execution import Execution
 from fedstrategies.engines.handover import Handover
 from fedstrategies.flower import BaseStrategy, ClientRule, Delivery
-from fedstrategies.flower.contract import StepRequest
 from fedstrategies.flower.receipts import Receipts
 from fedstrategies.flower.records import replica_records, save_state
+from fedstrategies.flower.sessions import StepRequest
 from fedstrategies.flower.spending import payers_of, recall, save_spending
 from fedstrategies.privacy import PrivateObjective
 from fedstrategies.threads import single_threaded

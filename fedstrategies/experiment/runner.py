@@ -19,7 +19,7 @@ from fedstrategies.experiment.progress import Observer
 from fedstrategies.experiment.results import Summary
 from fedstrategies.experiment.session import Session
 from fedstrategies.flower.app import client_app
-from fedstrategies.flower.contract import BatchingGrid
+from fedstrategies.flower.sessions import BatchingGrid
 from fedstrategies.flower.state_store import DirectoryStore
 
 if TYPE_CHECKING:

@@ -2,26 +2,17 @@
 
 from fedstrategies.flower.accounts import Accounts
 from fedstrategies.flower.app import ClientFn, FedApp, client_app
+from fedstrategies.flower.callbacks import Callback, ResumableCallback, RoundRecord
 from fedstrategies.flower.client import BaseClient
 from fedstrategies.flower.compressed import Compressed
 from fedstrategies.flower.compression_mod import CompressionMod
-from fedstrategies.flower.contract import (
-    AssembledRule,
-    Assignment,
-    Callback,
-    ClientRule,
-    CohortSession,
-    Delivery,
-    IndividualRule,
-    MovedRule,
-    ResumableCallback,
-    RoundRecord,
-    Update,
-)
+from fedstrategies.flower.contract import Assignment, Delivery, Update
 from fedstrategies.flower.errors import AllClientsFailed, Diverged, ProtocolError
 from fedstrategies.flower.legacy import LegacyStrategy, as_legacy, legacy_client
 from fedstrategies.flower.metrics import weighted_mean
 from fedstrategies.flower.rank import located
+from fedstrategies.flower.rules import AssembledRule, ClientRule, IndividualRule, MovedRule
+from fedstrategies.flower.sessions import CohortSession
 from fedstrategies.flower.state_store import DirectoryStore, StateStore
 from fedstrategies.flower.strategy import BaseStrategy
 

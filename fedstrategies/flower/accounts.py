@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedstrategies.flower.contract import ClientRule
 from fedstrategies.flower.errors import ProtocolError
+from fedstrategies.flower.rules import ClientRule
 from fedstrategies.privacy import Accountant, composed_epsilon
 from fedstrategies.privacy import Ledger as PrivacyLedger
 

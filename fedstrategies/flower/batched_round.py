@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fedstrategies.compressors import Floats, Payload
 from fedstrategies.flower.attempt import Attempt
-from fedstrategies.flower.contract import Assignment, CohortSession, Delivery, StepRequest
+from fedstrategies.flower.contract import Assignment, Delivery
 from fedstrategies.flower.control import Request, Response
 from fedstrategies.flower.ledger import SPENT
+from fedstrategies.flower.sessions import CohortSession, StepRequest
 from fedstrategies.privacy import BudgetSpent
 from fedstrategies.wire import encoded_size
 

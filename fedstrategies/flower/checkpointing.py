@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedstrategies.checkpoint import CheckpointError, Checkpoints, read_checkpoint
-from fedstrategies.flower.contract import Callback, ResumableCallback
+from fedstrategies.flower.callbacks import Callback, ResumableCallback
 from fedstrategies.flower.resumption import check_snapshot, resume, snapshot
 
 if TYPE_CHECKING:

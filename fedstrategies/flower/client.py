@@ -14,7 +14,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.client import NumPyClient
 from torch import Tensor
 
-from fedstrategies.flower.contract import AssembledRule, ClientRule, GuidedRule
 from fedstrategies.flower.control import (
     MemoryCommand,
     Request,
@@ -39,6 +38,7 @@ from fedstrategies.flower.records import (
     single_config,
 )
 from fedstrategies.flower.replica import Replica, Route, rebuild
+from fedstrategies.flower.rules import AssembledRule, ClientRule, GuidedRule
 from fedstrategies.flower.working import WorkingClient
 from fedstrategies.privacy import BudgetSpent
 from fedstrategies.wire import decode, decode_vector, encode

@@ -12,14 +12,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fedstrategies.flower.batched_round import BatchedRound
+from fedstrategies.flower.callbacks import Callback, ResumableCallback, RoundRecord
 from fedstrategies.flower.checkpointing import Checkpointing
-from fedstrategies.flower.contract import (
-    BatchingGrid,
-    Callback,
-    CohortSession,
-    ResumableCallback,
-    RoundRecord,
-)
+from fedstrategies.flower.sessions import BatchingGrid, CohortSession
 
 if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedstrategies.compressors import Payload
-from fedstrategies.flower.contract import ClientRule
+from fedstrategies.flower.rules import ClientRule
 from fedstrategies.objectives import BatchedObjective
 
 __all__ = ["step_on_device"]

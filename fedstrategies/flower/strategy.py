@@ -2,13 +2,12 @@
 
 Everything correctness needs lives in `configure_train` and `aggregate_train`, so upstream's own
 ``start()``, wrappers and grids drive it as well as ours. A room adds the mathematics: constants
-(`prepare`), what each client is asked (`plan`), and the update (`server_update`).
+(`prepare`), what each client is asked (`plan`), and the update (`server_update`); see `hooks`.
 """
 
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,13 @@ from fedstrategies.flower.accounts import Accounts
 from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.batched_round import BatchedRound
 from fedstrategies.flower.broadcast import Broadcast
+from fedstrategies.flower.callbacks import Callback
 from fedstrategies.flower.checkpointing import Checkpointing
-from fedstrategies.flower.contract import Assignment, Callback, Delivery, Update
+from fedstrategies.flower.contract import Delivery
 from fedstrategies.flower.counters import ByteCounters
 from fedstrategies.flower.errors import Diverged
 from fedstrategies.flower.evaluation import evaluation_messages, evaluation_metrics
+from fedstrategies.flower.hooks import MethodHooks
 from fedstrategies.flower.ledger import SPENT, Ledger
 from fedstrategies.flower.loop import drive
 from fedstrategies.flower.message_round import MessageRound
@@ -43,7 +44,7 @@ __all__ = ["BaseStrategy"]
 logger = logging.getLogger("flwr")
 
 
-class BaseStrategy(StrategySettings, Strategy):
+class BaseStrategy(StrategySettings, MethodHooks, Strategy):
     """Base of this suite's strategies.
 
     Parameters
@@ -81,70 +82,6 @@ class BaseStrategy(StrategySettings, Strategy):
         self._attempt: Attempt | None = None
         self._x: Tensor | None = None
         self._arrays: ArrayRecord | None = None
-
-    # ---------------------------------------------------------------- for the rooms
-
-    @abstractmethod
-    def prepare(self, x: Tensor) -> None:
-        """Fix constants and state, once x^0 (d,) and ``self.clients`` (n) are known.
-
-        Raises
-        ------
-        ValueError
-            If the settings are impossible for this d and n.
-        """
-
-    @abstractmethod
-    def plan(self, round: int) -> list[Assignment]:
-        """Who does what in communication round ``round``; assignments are disjoint."""
-
-    @abstractmethod
-    def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> Update:
-        """What the uploads make of the model; nothing may change here, see `Update`."""
-
-    def forget(self) -> None:
-        """All client memories were reset: make the server's own state follow (default: none)."""
-
-    @property
-    def state_classes(self) -> tuple[type, ...]:
-        """Dataclasses that `method_state` has in it (default: none)."""
-        return ()
-
-    def method_state(self) -> Mapping[str, object]:
-        """The room's own state for a checkpoint, as `fedstrategies.snapshots` can hold it."""
-        return {}
-
-    def set_method_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `method_state` gave (default: there is nothing)."""
-
-    def begin(self, num_rounds: int) -> None:
-        """Look at how many rounds `start` was asked for (default: nothing)."""
-
-    @property
-    def asks_for_parts(self) -> bool:
-        """Whether some requests are for part of a client's gradient (see ``at_work``)."""
-        return False
-
-    def note_noise(self) -> None:
-        """Clients turned out to be private, with noise in what they send (default: nothing)."""
-
-    def hopeless(self, faulty: int, asked: int) -> bool:
-        """Whether to give up, as ``faulty`` of the clients asked failed by their own fault."""
-        return faulty == asked
-
-    def evaluation_constants(self, partition: int) -> tuple[float, ...]:
-        """What the client of a partition must know to evaluate its model (default: nothing)."""
-        return ()
-
-    @property
-    def incidents(self) -> Mapping[str, int]:
-        """What happened so far that the method did not plan, by name (default: not counted)."""
-        return {}
-
-    @property
-    def constants(self) -> dict[str, float]:
-        """What the room's analysis chose, by name, once `prepare` has run (default: nothing)."""
-        return {}
 
     # ---------------------------------------------------------------- state others may read
 

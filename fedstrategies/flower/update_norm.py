@@ -22,8 +22,9 @@ import numpy as np
 from torch import Tensor
 
 from fedstrategies.compressors import Payload
-from fedstrategies.flower.contract import Assignment, MovedRule
+from fedstrategies.flower.contract import Assignment
 from fedstrategies.flower.ledger import Rejected
+from fedstrategies.flower.rules import MovedRule
 
 __all__ = ["TooLarge", "origin_of", "too_large", "update_norms"]
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fedstrategies.compressors import Payload
 from fedstrategies.flower.accounts import Account, work_of
-from fedstrategies.flower.contract import ClientRule
 from fedstrategies.flower.control import unpack_constants
 from fedstrategies.flower.on_device import step_on_device
 from fedstrategies.flower.records import CONTROL, LEDGER
+from fedstrategies.flower.rules import ClientRule
 from fedstrategies.flower.spending import (
     Payer,
     charge_unheard,
