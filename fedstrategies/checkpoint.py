@@ -17,6 +17,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from errno import EIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fedstrategies.durable import make_directory, sync
 from fedstrategies.snapshots import Packed, pack, unpack
 
 __all__ = ["CheckpointError", "Checkpoints", "read_checkpoint", "write_checkpoint"]
@@ -33,6 +35,9 @@ logger = logging.getLogger("flwr")
 
 _FORMAT = "fedstrategies.checkpoint/1"
 _NAME = re.compile(r"round-(\d{9,18})\.safetensors")
+# What a process that was killed may have left: ours, and what safetensors makes on the way.
+_LEFT = re.compile(r"\.round-\d{9,18}\.safetensors\.\d+|\.tmp\w{6}|\.asked-\d{9,18}")
+_REQUESTS = re.compile(r"asked-\d{9,18}")
 _KEPT = 2
 
 
@@ -69,6 +74,7 @@ class Checkpoints:
         OSError
             If it cannot be written; what was there before stays.
         """
+        self._remove(_LEFT)
         path = self.directory / f"round-{round:09d}.safetensors"
         write_checkpoint(path, tree)
         earlier = [old for old in self.found() if old.name < path.name]
@@ -78,10 +84,17 @@ class Checkpoints:
 
     def found(self) -> list[Path]:
         """The files there, newest round first; whether they can be read is another question."""
+        return [path for _, path in self._named()]
+
+    def rounds(self) -> list[int]:
+        """Their rounds, likewise."""
+        return [round for round, _ in self._named()]
+
+    def _named(self) -> list[tuple[int, Path]]:
         if not self.directory.is_dir():
             return []
         named = [(int(m[1]), p) for p in self.directory.iterdir() if (m := _NAME.fullmatch(p.name))]
-        return [path for _, path in sorted(named, reverse=True)]
+        return sorted(named, reverse=True)
 
     def latest(
         self,
@@ -114,11 +127,17 @@ class Checkpoints:
         raise CheckpointError(f"{self.directory}: no checkpoint that can be used{why}")
 
     def clear(self) -> None:
-        """Delete them, and their folder if nothing else is in it."""
-        for path in self.found():
-            path.unlink(missing_ok=True)
+        """Delete them and what goes with them, and their folder if nothing else is in it."""
+        for names in (_NAME, _LEFT, _REQUESTS):
+            self._remove(names)
         if self.directory.is_dir() and not any(self.directory.iterdir()):
             self.directory.rmdir()
+
+    def _remove(self, names: re.Pattern[str]) -> None:
+        if self.directory.is_dir():
+            for path in list(self.directory.iterdir()):
+                if names.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
 
 def write_checkpoint(path: Path, tree: object) -> None:
@@ -140,16 +159,16 @@ def write_checkpoint(path: Path, tree: object) -> None:
     tensors = _apart(packed.tensors)
     skeleton = json.dumps(packed.skeleton)
     metadata = {"format": _FORMAT, "tree": skeleton, "checksum": _checksum(skeleton, tensors)}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.touch(mode=0o600)
         save_file(tensors, partial, metadata=metadata)
-        _to_disk(partial)
+        sync(partial)
         os.replace(partial, path)
-        _to_disk(path.parent)
+        sync(path.parent)
     except SafetensorError as error:
-        raise OSError(f"{path}: cannot be written ({error})") from None
+        raise OSError(EIO, str(error), str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -221,11 +240,3 @@ def _checksum(skeleton: str, tensors: Mapping[str, Tensor]) -> str:
         found = zlib.crc32(kind.encode(), found)
         found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, found)
     return f"{found:08x}"
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -101,3 +101,16 @@ def test_a_course_that_was_left_is_deleted(tmp_path: Path) -> None:
     assert [read_checkpoint(path)["round"] for path in kept.found()] == [7, 5]
     kept.clear()
     assert not tmp_path.exists()
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    """It has the secret of the noise in it, and the size of a checkpoint."""
+    left = (".round-000000007.safetensors.4711", ".tmpAbC123", ".asked-000000000")
+    kept = Checkpoints(tmp_path)
+    for act in (lambda: kept.write(1, {"round": 1}), kept.clear):
+        for name in left:
+            (tmp_path / name).touch()
+        (tmp_path / ".other").touch()
+        act()
+        assert not [name for name in left if (tmp_path / name).exists()]
+        assert (tmp_path / ".other").exists()

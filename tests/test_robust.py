@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
+from math import floor, sqrt
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from fedstrategies.compressors import RandK, TopK
 from fedstrategies.efbv import DIANA, EF21, EFBV, EFBVClient, GradientDescent
 from fedstrategies.engines import CohortGrid
-from fedstrategies.fedp3 import FedP3
+from fedstrategies.fedp3 import Attention, FedP3, Weighted
 from fedstrategies.flower import BaseStrategy, client_app
 from fedstrategies.layout import Layout
 from fedstrategies.objectives import Objective, Smoothness
@@ -103,6 +103,38 @@ def test_a_trimmed_mean_breaks_beyond_its_share_and_krum_at_half() -> None:
     assert TrimmedMean(share=0.2)(rows, torch.ones(10)).norm() > 1e6
     rows[:6] = 1e9
     assert Krum(share=0.4)(rows, torch.ones(10)).norm() > 1e6
+
+
+def test_krum_endures_every_minority_however_few_the_vectors_are() -> None:
+    """f liars of m = 2 f + 1 agree, or stand anywhere; the bound is that of the docstring."""
+    draw = torch.Generator().manual_seed(0)
+    for count in range(3, 11):
+        for faulty in range(1, (count + 1) // 2):
+            honest = torch.rand(count - faulty, 2, generator=draw).double() - 0.5
+            radius = float(honest.norm(dim=1).max())
+            nearest = max(count - faulty - 2, faulty)
+            bound = radius + 2 * radius * sqrt(nearest / (nearest - faulty + 1))
+            for far in (1.0, 4.0, 1e6):
+                spread = far * torch.rand(faulty, 2, generator=draw).double()
+                for liars in (torch.full((faulty, 2), far).double(), spread):
+                    for selected in (1, 2, count - faulty):
+                        krum = Krum(share=faulty / count, selected=selected)
+                        found = krum(torch.cat([liars, honest]), torch.ones(count))
+                        assert float(found.norm()) <= bound * (1 + 1e-12), (count, faulty, far)
+
+
+def test_rounding_takes_no_vector_from_krum_s_share_and_gives_it_no_half() -> None:
+    pairs = [(count, faulty) for count in range(3, 101) for faulty in range((count + 1) // 2)]
+    rounded = [(m, f) for m, f in pairs if floor(f / m * m) < f]
+    assert (100, 29) in rounded
+    for count, faulty in [*rounded[::10], (100, 29)]:
+        rows = torch.zeros(count, 1).double()
+        rows[:faulty] = 1.0
+        # All that are not faulty are taken, and no more: 29 of 100 are faulty, not 28.99...
+        found = Krum(share=faulty / count, selected=count)(rows, torch.ones(count))
+        assert found == 0, (count, faulty)
+    rows = torch.zeros(2, 1).double()
+    assert Krum(share=0.5 - 1e-12)(rows, torch.ones(2)) == 0
 
 
 def test_what_rounding_leaves_of_a_faulty_value_is_cut_off() -> None:
@@ -250,7 +282,8 @@ def reach(aggregator: Aggregator, honest: Tensor) -> float:
     if isinstance(aggregator, GeometricMedian):
         return 2 * (1 - share) / (1 - 2 * share) * radius + 1e-6
     # A chosen vector has an honest one among its nearest, no further than its score says.
-    return (sqrt(CLIENTS - FAULTY - 2) + 1) * 2 * radius
+    nearest = CLIENTS - FAULTY - 2
+    return (1 + 2 * sqrt(nearest / (nearest - FAULTY + 1))) * radius
 
 
 def methods(problem: Problem, aggregator: Aggregator | None) -> dict[str, tuple[Any, Any]]:
@@ -337,6 +370,9 @@ def test_where_it_is_refused_the_reason_is_given() -> None:
     with pytest.raises(ValueError, match="is no Aggregator"):
         EF21(compressor=TopK(k=1), smoothness=smoothness, aggregator="median")
     network = Network()
+    with pytest.raises(ValueError, match=r"aggregator: not with aggregation attention.*weighs"):
+        FedP3(groups=network.groups, stepsize=0.1, aggregation=Attention(), aggregator=Median())
+    FedP3(groups=network.groups, stepsize=0.1, aggregation=Weighted(), aggregator=Median())
     with pytest.raises(ValueError, match="not with message_privacy"):
         FedP3(
             groups=network.groups,

@@ -6,7 +6,7 @@ import sys
 
 from fedstrategies.experiment.options import ConfigError
 
-__all__ = ["is_wrong_input"]
+__all__ = ["is_unwritten", "is_wrong_input"]
 
 
 def is_wrong_input(error: BaseException) -> bool:
@@ -18,3 +18,9 @@ def is_wrong_input(error: BaseException) -> bool:
     return isinstance(error, ConfigError) or (
         data is not None and isinstance(error, data.DataError)
     )
+
+
+def is_unwritten(error: BaseException) -> bool:
+    """Whether ``error`` says that results could not be written (exit code 1, no traceback)."""
+    writing = sys.modules.get("fedstrategies.experiment.writing")
+    return writing is not None and isinstance(error, writing.WriteError)

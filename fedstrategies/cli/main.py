@@ -1,8 +1,8 @@
 """Commands, and how their ends become exit codes.
 
-0: done. 1: the run failed or diverged. 2: wrong usage or input, one line on standard error.
-130: interrupted, records kept. Heavy modules are imported inside the commands, so that help
-appears at once.
+0: done. 1: the run failed or diverged, or its results could not be written. 2: wrong usage or
+input, one line on standard error. 130: interrupted, records kept. Heavy modules are imported
+inside the commands, so that help appears at once.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _exit_code(arguments: Sequence[str] | None) -> int:
-    from fedstrategies.cli.errors import is_wrong_input
+    from fedstrategies.cli.errors import is_unwritten, is_wrong_input
 
     try:
         code = app(args=arguments, prog_name="fedstrategies", standalone_mode=False)
@@ -253,10 +253,11 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         code = _INTERRUPTED
     except Exception as error:
-        if not is_wrong_input(error):
+        wrong = is_wrong_input(error)
+        if not wrong and not is_unwritten(error):
             raise
         _complain(str(error))
-        return 2
+        return 2 if wrong else 1
     # Typer turns Ctrl-C into this code itself.
     return _leave_interrupted() if code == _INTERRUPTED else code or 0
 

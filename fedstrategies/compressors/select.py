@@ -51,7 +51,14 @@ def largest(vectors: Tensor, k: int) -> Tensor:
     -------
     Tensor
         int64, shape (C, k), ascending within a row.
+
+    Raises
+    ------
+    ValueError
+        For another dtype.
     """
+    if vectors.dtype not in _INTEGER_OF:
+        raise ValueError(f"top-k needs float64 or float32 vectors, got {vectors.dtype}")
     patterns = vectors.detach().contiguous().view(_INTEGER_OF[vectors.dtype])
     if patterns.device.type != "cpu":
         return _largest_on_device(patterns, k)

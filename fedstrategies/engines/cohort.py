@@ -195,6 +195,20 @@ class CohortGrid(VirtualGrid):
             self._objective = type(objectives[0]).stack(objectives).remembering()
         return self._objective
 
+    @cached_property
+    def repeats_releases(self) -> bool:
+        """Whether nodes that begin anew release the same: not if their noise is a real secret.
+
+        As the first client says; False if it cannot be built or is none of this suite's.
+        """
+        if not isinstance(self.app, FedApp):
+            return False
+        try:
+            payer = self.app.client_fn(next(iter(self._contexts.values()))).payer
+        except Exception:  # the node says so itself when it is asked
+            return False
+        return payer is None or payer.secret.simulated
+
     def reason_against(self, strategy: BaseStrategy) -> str | None:
         """Why running without messages would skip something of the user's; None: it would not."""
         return reason_against(self, strategy, CohortGrid)

@@ -98,6 +98,10 @@ class ShardWorker:
     def ready(self) -> None:
         """Answer, which says that the app could be loaded."""
 
+    def repeats_releases(self) -> bool:
+        """See `CohortGrid.repeats_releases`."""
+        return self._grid.repeats_releases
+
     # ---------------------------------------------------------------- messages
 
     def execute(self, messages: Parcel[Sequence[Message]]) -> Parcel[list[Message]]:

@@ -228,6 +228,12 @@ class RayGrid(VirtualGrid):
 
     # ---------------------------------------------------------------- whole cohorts
 
+    @property
+    def repeats_releases(self) -> bool:
+        """See `CohortGrid.repeats_releases`; the first actor answers for all."""
+        with self._lock:
+            return bool(self.shards[0].ask("repeats_releases").get())
+
     def reason_against(self, strategy: BaseStrategy) -> str | None:
         """Why running without messages would skip something of the user's; None: it would not."""
         from fedstrategies.engines.ray_session import reason_in_shards

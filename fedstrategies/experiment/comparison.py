@@ -15,6 +15,7 @@ from fedstrategies.experiment.families import (
     config_from_mapping,
     not_for,
 )
+from fedstrategies.experiment.folder_lock import FolderLock
 from fedstrategies.experiment.history import total_bytes
 from fedstrategies.experiment.model_facts import MODELS
 from fedstrategies.experiment.options import ConfigError
@@ -23,6 +24,7 @@ from fedstrategies.experiment.preparation import prepare
 from fedstrategies.experiment.progress import Observer, format_bytes
 from fedstrategies.experiment.results import Summary, check_directory
 from fedstrategies.experiment.runner import run
+from fedstrategies.experiment.writing import writing
 
 __all__ = ["Comparison", "compare", "comparison_configs"]
 
@@ -209,7 +211,8 @@ def compare(
 ) -> Comparison:
     """Run each configuration into its own folder under ``out`` and write table and picture.
 
-    Every configuration is checked before the first one runs.
+    Every configuration is checked before the first one runs. ``out`` is held until the end, so
+    that no second comparison replaces runs of this one.
 
     Parameters
     ----------
@@ -221,7 +224,9 @@ def compare(
     Raises
     ------
     ConfigError, DataError
-        For wrong input; nothing was written.
+        For wrong input, or where another process is writing ``out``; nothing was written.
+    WriteError
+        If results cannot be written.
     """
     first = next(iter(configs.values()))
     base = Path(first.out) if first.out is not None else _default_directory(first)
@@ -229,6 +234,16 @@ def compare(
     placed = {name: replace(config, out=str(base / name)) for name, config in configs.items()}
     for config in placed.values():
         prepare(config)
+    with FolderLock(base):
+        return _compare(placed, base, show=show)
+
+
+def _compare(
+    placed: Mapping[str, ExperimentConfig],
+    base: Path,
+    *,
+    show: Callable[[str, ExperimentConfig], AbstractContextManager[list[Observer]]],
+) -> Comparison:
     summaries: dict[str, Summary] = {}
     for name, config in placed.items():
         with show(name, config) as observers:
@@ -238,11 +253,13 @@ def compare(
         summaries=summaries,
         curves=curves,
         budget=int(min(curve.records[-1]["uplink_bytes"] for curve in curves)),
-        weights=tuple(sorted({_weight(config) for config in configs.values()})),
+        weights=tuple(sorted({_weight(config) for config in placed.values()})),
     )
-    (base / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
+    with writing(base / "comparison.md"):
+        (base / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
     if importlib.util.find_spec("matplotlib") is not None:
-        draw_comparison(curves, base / "comparison.png", title=_title(placed))
+        with writing(base / "comparison.png"):
+            draw_comparison(curves, base / "comparison.png", title=_title(placed))
     return comparison
 
 

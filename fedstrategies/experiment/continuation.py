@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedstrategies.checkpoint import Checkpoints
+from fedstrategies.durable import write_durably
 from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.families import config_from_mapping
 from fedstrategies.experiment.options import ConfigError
-from fedstrategies.experiment.results import CHECKPOINTS
-from fedstrategies.experiment.views import read_mapping, to_toml
+from fedstrategies.experiment.results import CHECKPOINTS, is_empty
+from fedstrategies.experiment.views import read_mapping, read_versions, to_toml, versions
+from fedstrategies.experiment.writing import writing
 
-__all__ = ["check_same_run", "checkpoints_of", "kept_options", "write_config"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedstrategies.flower import RoundRecord
+
+__all__ = [
+    "Beginning",
+    "check_same_data",
+    "check_same_run",
+    "checkpoints_of",
+    "kept_options",
+    "warn_of_versions",
+    "write_config",
+]
 
 logger = logging.getLogger("flwr")
 
@@ -25,6 +40,8 @@ _FREE = (
     *("state_dir",),
 )
 """What may differ: how long the run is, and where and on what it is computed."""
+
+_DECIDES_BITS = ("fedstrategies", "torch", "numpy")
 
 
 def kept_options(given: Mapping[str, object]) -> dict[str, object]:
@@ -44,7 +61,9 @@ def kept_options(given: Mapping[str, object]) -> dict[str, object]:
     if not out:
         raise ConfigError("resume: --out is needed, it says which run to go on with")
     path = Path(str(out)).expanduser() / "config.toml"
-    return {**read_mapping(path), **given} if path.exists() else dict(given)
+    kept = read_mapping(path) if path.exists() else {}
+    # How the folder was to be opened then is no property of the run.
+    return {key: kept[key] for key in kept if key not in ("overwrite", "resume")} | dict(given)
 
 
 def check_same_run(config: ExperimentConfig, directory: Path) -> None:
@@ -57,12 +76,18 @@ def check_same_run(config: ExperimentConfig, directory: Path) -> None:
     """
     path = directory / "config.toml"
     if not path.exists():
-        if directory.is_dir() and any(directory.iterdir()):
+        if directory.is_dir() and not is_empty(directory):
             raise ConfigError(
                 f"resume: {directory} holds no run (no config.toml); choose another folder"
             )
         return
-    before = config_from_mapping(read_mapping(path))
+    kept = read_mapping(path)
+    if "algorithm" not in kept:
+        raise ConfigError(
+            f"resume: {path} is not the configuration of a run (it names no algorithm); put it "
+            "back, or begin anew with --overwrite"
+        )
+    before = config_from_mapping(kept)
     if before.algorithm != config.algorithm:
         raise ConfigError(
             f"resume: {directory} holds a run of {before.algorithm}, not {config.algorithm}"
@@ -81,6 +106,67 @@ def check_same_run(config: ExperimentConfig, directory: Path) -> None:
             )
 
 
+def check_same_data(config: ExperimentConfig, directory: Path, digest: str | None) -> None:
+    """Refuse to go on with other rows under the same name.
+
+    Parameters
+    ----------
+    config : ExperimentConfig
+        The run.
+    directory : Path
+        Its folder.
+    digest : str or None
+        Of the data that are there now; see `fedstrategies.experiment.datasets`.
+
+    Raises
+    ------
+    ConfigError
+        If the run began with others. Where it did not say with which, nothing is refused.
+    """
+    path = directory / "config.toml"
+    before = read_versions(path).get("data") if path.exists() else None
+    if before is not None and before != digest:
+        raise ConfigError(
+            f"resume: {config.dataset} has changed since the run in {directory} began; put the "
+            "data back as they were, or give another --out"
+        )
+
+
+def warn_of_versions(directory: Path) -> None:
+    """Say so if the run in a folder was begun with other versions of what decides its bits."""
+    path = directory / "config.toml"
+    before = read_versions(path) if path.exists() else {}
+    now = versions()
+    changed = [
+        f"{name} {before[name]} -> {now.get(name, 'none')}"
+        for name in _DECIDES_BITS
+        if name in before and before[name] != now.get(name)
+    ]
+    if changed:
+        logger.warning(
+            "%s: other versions than before (%s); the last bits of what follows may differ",
+            directory,
+            ", ".join(changed),
+        )
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A callback that acts once, when a run begins: after a checkpoint, if any, was accepted."""
+
+    act: Callable[[], None]
+
+    def on_start(self, x: Tensor) -> None:
+        """Act."""
+        self.act()
+
+    def on_round(self, record: RoundRecord) -> None:
+        """Nothing."""
+
+    def on_end(self) -> None:
+        """Nothing."""
+
+
 def checkpoints_of(directory: Path) -> Path | None:
     """Where to go on from; None, which the log says, if nothing was kept yet."""
     kept = Checkpoints(directory / CHECKPOINTS)
@@ -90,8 +176,25 @@ def checkpoints_of(directory: Path) -> Path | None:
     return None
 
 
-def write_config(config: ExperimentConfig, directory: Path) -> None:
-    """Write config.toml, whole or not at all, as that of a run which is not resumed."""
-    partial = directory / ".config.toml"
-    partial.write_text(to_toml(replace(config, resume=False)), encoding="utf-8")
-    os.replace(partial, directory / "config.toml")
+def write_config(config: ExperimentConfig, directory: Path, *, data: str | None = None) -> None:
+    """Write config.toml, whole or not at all, as that of a run which begins in an empty folder.
+
+    Parameters
+    ----------
+    config : ExperimentConfig
+        The run.
+    directory : Path
+        Its folder.
+    data : str, optional
+        Digest of its rows, for `check_same_data`.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written; what was there before stays.
+    """
+    path = directory / "config.toml"
+    with writing(path):
+        write_durably(
+            path, to_toml(replace(config, resume=False, overwrite=False), data=data).encode()
+        )

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fedstrategies.data import Dataset, load_dataset, partition, split_test
+from fedstrategies.data import partition, split_test
+from fedstrategies.experiment.datasets import read_dataset
 from fedstrategies.experiment.model import Model
 from fedstrategies.experiment.models import model_of
 from fedstrategies.experiment.options import ConfigError
@@ -196,7 +197,7 @@ def load_problem(config: ProblemConfig) -> Problem:
     DataError
         If the data set cannot be read, does not fit the model or has fewer rows than clients.
     """
-    dataset = _load_dataset(config.dataset, config.sequence_length)
+    dataset = read_dataset(config)
     dtype = getattr(torch, config.dtype or "float64")
     model = model_of(config, dataset)
     features = _in_precision(dataset.features, dtype, config.clip_rows)
@@ -234,8 +235,3 @@ def _in_precision(features: Tensor, dtype: torch.dtype, max_norm: float | None) 
         return features
     rows = features.to(dtype)
     return rows if max_norm is None else clip_rows(rows, max_norm)
-
-
-@lru_cache(maxsize=2)
-def _load_dataset(name_or_path: str, sequence_length: int) -> Dataset:
-    return load_dataset(name_or_path, sequence_length=sequence_length)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from io import FileIO
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +15,7 @@ from torch import Tensor
 
 from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.history import HistoryRecord
+from fedstrategies.experiment.history_file import HistoryFile
 from fedstrategies.experiment.problem import Problem
 from fedstrategies.experiment.specs import parse_stepsize
 from fedstrategies.flower.errors import Diverged
@@ -81,11 +79,10 @@ class Recorder:
         self._known: tuple[Tensor | None, tuple[float, float, float]] = (None, (0.0, 0.0, 0.0))
         self._accuracies = accuracies or (lambda x: {"accuracy": problem.accuracy(x)})
         self._spending = spending or dict
-        self._path = path
         self._observers = observers
         self._partition_ids = torch.arange(len(objectives))
         self._regularised = config.prox != "none"
-        self._file: FileIO | None = None
+        self._file = None if path is None else HistoryFile(path)
         self._start = time.perf_counter()
         self._bound = float("inf")
         self.last: HistoryRecord = {}
@@ -99,9 +96,12 @@ class Recorder:
         ------
         Diverged
             If f(x^0) is not finite.
+        WriteError
+            If the file cannot be written.
         """
         self._start = time.perf_counter()
-        self._file = None if self._path is None else FileIO(self._path, "w")
+        if self._file is not None:
+            self._file.begin()
         counters: HistoryRecord = {
             "uplink_bytes": 0,
             "downlink_bytes": 0,
@@ -120,6 +120,8 @@ class Recorder:
         Diverged
             If the loss is not finite or above `DIVERGENCE_FACTOR` (1 + \|f(x^0)\|). The
             record is written first.
+        WriteError
+            If the file cannot be written.
         """
         counters: HistoryRecord = {
             "uplink_bytes": record.uplink_bytes,
@@ -134,12 +136,8 @@ class Recorder:
 
     def state(self) -> Mapping[str, object]:
         """How long the history is, which is on the disk then, and what is remembered of it."""
-        length = 0
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-            length = self._file.tell()
         return {
-            "length": length,
+            "length": 0 if self._file is None else self._file.settle(),
             "seconds": time.perf_counter() - self._start,
             "bound": self._bound,
             "last": self.last,
@@ -154,23 +152,21 @@ class Recorder:
         ValueError
             If the history is shorter than it was.
         """
-        if self._path is not None:
-            present = self._path.stat().st_size if self._path.exists() else 0
-            if present < kept["length"]:
-                raise ValueError(
-                    f"{self._path} has {present} bytes, {kept['length']} when the checkpoint was "
-                    "written; put it back, or begin anew with --overwrite"
-                )
-            self._file = FileIO(self._path, "r+")
-            self._file.truncate(kept["length"])
-            self._file.seek(0, os.SEEK_END)
+        if self._file is not None:
+            self._file.go_on(kept["length"])
         self._start = time.perf_counter() - kept["seconds"]
         self._bound, self.last, self.reached = kept["bound"], kept["last"], kept["reached"]
         self.x = x
         return bool(self.reached)
 
     def on_end(self) -> None:
-        """Close the file."""
+        """Close the file.
+
+        Raises
+        ------
+        WriteError
+            If the system says only now that something of it was not written.
+        """
         if self._file is not None:
             self._file.close()
 
@@ -196,7 +192,7 @@ class Recorder:
             "seconds": time.perf_counter() - self._start,
         }
         if self._file is not None:
-            self._file.write(json.dumps(self.last).encode() + b"\n")
+            self._file.append(self.last)
         if "loss" in measured:
             self._check_divergence(round, smooth, loss)
         stops = [observer(self.last) for observer in self._observers]

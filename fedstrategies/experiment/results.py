@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.folder_lock import LOCK
 from fedstrategies.experiment.history import HistoryRecord
 from fedstrategies.experiment.options import ConfigError
 
@@ -18,16 +19,21 @@ __all__ = [
     "CHECKPOINTS",
     "FILES",
     "PERSONAL",
+    "SUMMARY",
     "Status",
     "Summary",
     "check_directory",
     "choose_directory",
+    "is_empty",
     "open_directory",
 ]
 
 Status = Literal["done", "diverged", "failed", "interrupted"]
 
-FILES = ("config.toml", "history.jsonl", "summary.json", "model.safetensors", "curve.png")
+SUMMARY = "summary.json"
+"""How a run ended: there once it has."""
+
+FILES = ("config.toml", "history.jsonl", SUMMARY, "model.safetensors", "curve.png")
 """What a run writes; ``--overwrite`` removes these, the personal models, and nothing else."""
 
 PERSONAL = "personal"
@@ -35,6 +41,8 @@ PERSONAL = "personal"
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints (``--checkpoint-every``)."""
+
+_LEFT_OVER = (LOCK, ".config.toml", ".summary.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +119,7 @@ class Summary:
         ValueError
             If there is none, or it is not one.
         """
-        path = directory / "summary.json"
+        path = directory / SUMMARY
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
@@ -133,7 +141,7 @@ def choose_directory(config: ExperimentConfig) -> Path:
         return Path(config.out)
     base = Path("runs") / f"{config.algorithm}-{config.dataset_name}-{config.seed}"
     candidate, number = base, 1
-    while candidate.exists() and not _is_empty(candidate):
+    while candidate.exists() and not is_empty(candidate):
         number += 1
         candidate = base.with_name(f"{base.name}-{number}")
     return candidate
@@ -152,17 +160,23 @@ def check_directory(directory: Path, *, overwrite: bool) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise ConfigError(f"out: {existing} is not a folder")
-    if existing == directory and not overwrite and not _is_empty(directory):
+    if existing == directory and not overwrite and not is_empty(directory):
         raise ConfigError(
             f"out: {directory} is not empty; add --resume to go on with the run in it, "
             "--overwrite to replace it, or choose another folder"
         )
+    kept = directory / CHECKPOINTS
+    if kept.exists() and not kept.is_dir():
+        raise ConfigError(f"out: {kept} is not a folder; move it away, or choose another --out")
 
 
 def open_directory(directory: Path, *, overwrite: bool, resume: bool = False) -> Path:
     """Create the folder; with ``overwrite`` remove an earlier run's files from it.
 
     With ``resume`` what is there stays.
+
+    Whoever calls it holds the folder (`fedstrategies.experiment.folder_lock`), so that no other
+    process's files are removed.
 
     Raises
     ------
@@ -186,8 +200,9 @@ def open_directory(directory: Path, *, overwrite: bool, resume: bool = False) ->
     return directory
 
 
-def _is_empty(directory: Path) -> bool:
-    return directory.is_dir() and not any(directory.iterdir())
+def is_empty(directory: Path) -> bool:
+    """Whether it is a folder with nothing but what a process that was killed at once left."""
+    return directory.is_dir() and all(path.name in _LEFT_OVER for path in directory.iterdir())
 
 
 def peak_memory_bytes() -> int | None:

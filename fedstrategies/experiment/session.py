@@ -5,16 +5,25 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fedstrategies.checkpoint import CheckpointError
-from fedstrategies.experiment.continuation import checkpoints_of, write_config
-from fedstrategies.experiment.history import HistoryRecord
+from fedstrategies.durable import make_directory, sync, write_durably
+from fedstrategies.experiment.conclusion import spent, summary_of
+from fedstrategies.experiment.continuation import (
+    Beginning,
+    check_same_data,
+    check_same_run,
+    checkpoints_of,
+    warn_of_versions,
+    write_config,
+)
+from fedstrategies.experiment.datasets import digest_of_data
+from fedstrategies.experiment.folder_lock import FolderLock
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.preparation import Prepared
 from fedstrategies.experiment.progress import Observer
@@ -22,15 +31,15 @@ from fedstrategies.experiment.recorder import Recorder
 from fedstrategies.experiment.results import (
     CHECKPOINTS,
     PERSONAL,
+    SUMMARY,
     Status,
     Summary,
     open_directory,
-    peak_memory_bytes,
 )
+from fedstrategies.experiment.writing import WriteError, as_write_error, writing
 from fedstrategies.flower.app import FedApp
 from fedstrategies.flower.errors import AllClientsFailed, Diverged
 from fedstrategies.objectives import BatchedObjective, LastPoint
-from fedstrategies.privacy import Accountant
 from fedstrategies.saved_model import save_model
 from fedstrategies.threads import single_threaded
 
@@ -44,7 +53,7 @@ logger = logging.getLogger("flwr")
 
 
 class Session:
-    """A run in progress; the folder is claimed on construction.
+    """A run in progress; it holds its folder from construction until `guarded` has ended.
 
     Parameters
     ----------
@@ -58,7 +67,8 @@ class Session:
     Raises
     ------
     ConfigError
-        If the folder holds something or cannot be written.
+        If the folder holds something, another process writes it, or it cannot be written; with
+        ``resume``, if it holds another run, or the data have changed.
     """
 
     def __init__(
@@ -68,11 +78,37 @@ class Session:
         self._picture = picture
         config = prepared.config
         self._observers = observers
-        self._directory = open_directory(
-            Path(config.out or "."), overwrite=config.overwrite, resume=config.resume
-        )
-        write_config(config, self._directory)
+        self._directory = Path(config.out or ".")
         self._recorder: Recorder | None = None
+        self._begun = False
+        # The data are looked at again only where there is something to go on from.
+        resumable = config.resume or config.checkpoint_every is not None
+        self._data = digest_of_data(config.problem) if resumable else None
+        self._lock = FolderLock(self._directory)
+        try:
+            open_directory(self._directory, overwrite=config.overwrite, resume=config.resume)
+            if config.resume:
+                # Once more: by now another process may have been here.
+                check_same_run(config, self._directory)
+                check_same_data(config, self._directory, self._data)
+            else:
+                self._begin()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _begin(self) -> None:
+        """Make the folder that of this run. Before, a run that is refused has changed nothing."""
+        config = self.prepared.config
+        self._begun = True
+        if config.resume:
+            warn_of_versions(self._directory)
+        with writing(self._directory / SUMMARY):  # how an earlier process ended it is over
+            (self._directory / SUMMARY).unlink(missing_ok=True)
+        if config.checkpoint_every is not None:
+            with writing(self._directory / CHECKPOINTS):
+                make_directory(self._directory / CHECKPOINTS)
+        write_config(config, self._directory, data=self._data)
 
     def run_in_process(self, app: FedApp) -> ArrayRecord:
         """All rounds on the in-process grid."""
@@ -99,7 +135,7 @@ class Session:
             fstar=self.prepared.fstar,
             minimiser=self.prepared.minimiser,
             accuracies=self.prepared.method.accuracies,
-            spending=self._spending if config.private else None,
+            spending=partial(spent, self.prepared) if config.private else None,
             path=self._directory / "history.jsonl",
             observers=self._observers,
         )
@@ -109,39 +145,29 @@ class Session:
                 grid,
                 problem.initial_arrays(),
                 num_rounds=config.rounds,
-                callbacks=[self._recorder],
+                callbacks=[*([] if self._begun else [Beginning(self._begin)]), self._recorder],
                 checkpoints=None if every is None else self._directory / CHECKPOINTS,
                 checkpoint_every=every or 0,
                 resume=checkpoints_of(self._directory) if config.resume else None,
             )
         return result.arrays
 
-    def _spending(self) -> dict[str, float]:
-        config, accounts = self.prepared.config, self.prepared.strategy.accounts
-        epsilons = accounts.epsilons(config.delta, accountant=cast(Accountant, config.accountant))
-        if not len(epsilons):
-            return {"epsilon_max": 0.0, "epsilon_mean": 0.0}
-        return {"epsilon_max": float(epsilons.max()), "epsilon_mean": float(epsilons.mean())}
-
-    def _privacy(self) -> dict[str, float | str]:
-        """What the summary says of privacy, if there is any."""
-        config, privacy = self.prepared.config, self.prepared.method.privacy
-        if privacy is None:
-            return {}
-        spent = {key: value for key, value in self._spending().items() if isfinite(value)}
-        return {
-            **spent,
-            "delta": config.delta,
-            "noise_multiplier": privacy.noise_multiplier,
-            "max_grad_norm": privacy.max_grad_norm,
-            "accountant": config.accountant,
-            "neighbours": "zero-out of one record; shard sizes are public",
-            "simulated": "the noise is a function of the seed; losses, gaps and accuracies are "
-            "measured outside of epsilon",
-        }
-
     def guarded(self, body: Callable[[], ArrayRecord]) -> Summary:
-        """Run ``body`` and write the folder's other files, however it ends."""
+        """Run ``body`` and write the folder's other files, however it ends; then let it go.
+
+        Raises
+        ------
+        ConfigError
+            If there is no checkpoint that can be used; the folder is as it was.
+        WriteError
+            If the results cannot be written. Without a summary.json the run has not ended.
+        """
+        try:
+            return self._guarded(body)
+        finally:
+            self._lock.release()
+
+    def _guarded(self, body: Callable[[], ArrayRecord]) -> Summary:
         try:
             arrays = body()
         except Diverged as error:
@@ -151,12 +177,26 @@ class Session:
         except CheckpointError as error:  # nothing was run, and what is there stays
             raise ConfigError(f"resume: {error}") from None
         except KeyboardInterrupt:
-            self._conclude("interrupted", error="interrupted")
+            self._conclude_for(None, "interrupted", error="interrupted")
             raise
         except BaseException as error:
-            self._conclude("failed", error=f"{type(error).__name__}: {error}")
-            raise
+            unwritten = as_write_error(error, self._directory)
+            told = str(unwritten) if unwritten else f"{type(error).__name__}: {error}"
+            self._conclude_for(unwritten, "failed", error=told)
+            if unwritten is None:
+                raise
+            raise unwritten from None
         return self._conclude("done", model=arrays.to_torch_state_dict())
+
+    def _conclude_for(self, known: WriteError | None, status: Status, *, error: str) -> None:
+        """Conclude a run whose own end must not be hidden by one of the writing."""
+        if not self._begun:  # what an earlier process left is still how the run stands
+            return
+        try:
+            self._conclude(status, error=error)
+        except WriteError as unwritten:
+            # On a full disc nothing else can be written either, which then is no news.
+            logger.log(logging.ERROR if known is None else logging.INFO, "%s", unwritten)
 
     @property
     def _next_round(self) -> int:
@@ -171,44 +211,28 @@ class Session:
         model: Mapping[str, Tensor] | None = None,
     ) -> Summary:
         prepared, recorder = self.prepared, self._recorder
-        config, smoothness = prepared.config, prepared.problem.smoothness
-        last: HistoryRecord = {}
         if recorder is not None:
             recorder.on_end()
-            last = recorder.last
             if model is None and recorder.x is not None:
                 model = prepared.problem.named(recorder.x)
-        summary = Summary(
-            status=status,
-            algorithm=config.algorithm,
-            dataset=config.dataset_name,
-            backend=config.backend,
-            clients=config.clients,
-            dimension=prepared.problem.dimension,
-            out=str(self._directory),
-            last=last,
-            reached={} if recorder is None else recorder.reached,
-            fstar=prepared.fstar,
-            stepsize=prepared.stepsize,
-            theory=prepared.theory,
-            smoothness={}
-            if smoothness is None
-            else {name: getattr(smoothness, name) for name in ("L", "L_tilde", "L_max", "mu")},
-            local_solve=prepared.method.local_solve() if recorder is not None else {},
-            incidents=dict(prepared.strategy.incidents),
-            privacy=self._privacy(),
-            seconds=float(last.get("seconds", 0.0)),
-            peak_memory_bytes=peak_memory_bytes(),
-            error=error,
+        summary = summary_of(
+            prepared, recorder, status=status, out=str(self._directory), error=error
         )
         if model is not None:
-            save_file(dict(model), self._directory / "model.safetensors")
+            path = self._directory / "model.safetensors"
+            with writing(path):
+                save_model(model, path)
+                sync(path)  # before there is a summary that says the run has ended
         if status == "done" and recorder is not None and recorder.x is not None:
             for index, personal in enumerate(prepared.method.personal_models(recorder.x)):
-                save_model(personal, self._directory / PERSONAL / f"client-{index:05d}.safetensors")
-        (self._directory / "summary.json").write_text(summary.to_json(), encoding="utf-8")
-        if last and self._picture:
-            _draw(self._directory)
+                path = self._directory / PERSONAL / f"client-{index:05d}.safetensors"
+                with writing(path):
+                    save_model(personal, path)
+        with writing(self._directory / SUMMARY):
+            write_durably(self._directory / SUMMARY, summary.to_json().encode())
+        if summary.last and self._picture:
+            with writing(self._directory / "curve.png"):
+                _draw(self._directory)
         return summary
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fedstrategies.data import DataError
 from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.folder_lock import FolderLock
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.preparation import prepare
 from fedstrategies.experiment.problem_config import ProblemConfig
@@ -19,6 +20,7 @@ from fedstrategies.experiment.results import Summary, check_directory
 from fedstrategies.experiment.runner import run
 from fedstrategies.experiment.sweep_grid import Sweep
 from fedstrategies.experiment.sweep_results import Cell, SweepResults
+from fedstrategies.experiment.writing import writing
 
 __all__ = ["run_sweep"]
 
@@ -48,7 +50,9 @@ def run_sweep(
     ------
     ConfigError, DataError
         If the folder holds something and neither is set, or holds another sweep, or no cell's
-        input is right; nothing was run.
+        input is right, or another process is writing the folder; nothing was run.
+    WriteError
+        If results cannot be written.
     """
     if resume and overwrite:
         raise ConfigError("resume: give --resume or --overwrite, not both")
@@ -64,7 +68,13 @@ def run_sweep(
                 cells[number] = Cell.of(chosen, summary, sweep.target)
     if not cells:
         _check_input(config for _, config in sweep.configs)
-    _claim(sweep, overwrite=overwrite)
+    with FolderLock(sweep.out):
+        _claim(sweep, overwrite=overwrite)
+        return _run_cells(sweep, cells, show=show)
+
+
+def _run_cells(sweep: Sweep, cells: dict[int, Cell], *, show: Progress) -> SweepResults:
+    """Run those that are not in ``cells`` yet."""
     results = _results(sweep, cells)
     results.write(sweep.out)
     with show(len(sweep.configs)) as finished:
@@ -134,9 +144,8 @@ def _finished(config: ExperimentConfig) -> Summary | None:
 
 
 def _claim(sweep: Sweep, *, overwrite: bool) -> None:
-    """Create the folder; with ``overwrite`` no earlier cell counts as finished any more."""
+    """Remove what is over; with ``overwrite`` no earlier cell counts as finished any more."""
     try:
-        sweep.out.mkdir(parents=True, exist_ok=True)
         if overwrite:
             for _, config in sweep.configs:
                 (Path(config.out or ".") / "summary.json").unlink(missing_ok=True)
@@ -191,4 +200,5 @@ def _draw(sweep: Sweep, results: SweepResults) -> None:
     config = sweep.first
     name = NAMES.get(sweep.algorithm, sweep.algorithm)
     title = f"{name} on {config.dataset_name}, {config.clients} clients"
-    draw_sweep(results, sweep.out / "sweep.png", title=title)
+    with writing(sweep.out / "sweep.png"):
+        draw_sweep(results, sweep.out / "sweep.png", title=title)

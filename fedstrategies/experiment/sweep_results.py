@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedstrategies.durable import write_durably
 from fedstrategies.experiment.options import Scalar
 from fedstrategies.experiment.results import Summary
+from fedstrategies.experiment.writing import writing
 
 __all__ = ["Cell", "SweepResults"]
 
@@ -136,7 +137,13 @@ class SweepResults:
         return first if first is not None and first.score(self.target) is not None else None
 
     def write(self, out: Path) -> None:
-        """``sweep.json``, replaced as a whole."""
+        """``sweep.json``, replaced as a whole.
+
+        Raises
+        ------
+        WriteError
+            If it cannot be written; what was there before stays.
+        """
         best = self.best
         content = {
             "algorithm": self.algorithm,
@@ -146,15 +153,22 @@ class SweepResults:
             "best": None if best is None else dict(best.values),
             "cells": [_as_json(cell) for cell in self.cells],
         }
-        out.mkdir(parents=True, exist_ok=True)
-        unfinished = out / "sweep.json.part"
-        unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
-        os.replace(unfinished, out / "sweep.json")
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        with writing(out / "sweep.json"):
+            out.mkdir(parents=True, exist_ok=True)
+            write_durably(out / "sweep.json", text.encode())
 
     def write_table(self, out: Path) -> None:
-        """``sweep.csv``: a row for each cell."""
+        """``sweep.csv``: a row for each cell.
+
+        Raises
+        ------
+        WriteError
+            If it cannot be written.
+        """
         columns = [*self.grid, "status", "reached", *_MEASURED, *_LAST, "error"]
-        with (out / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
+        path = out / "sweep.csv"
+        with writing(path), path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             for cell in self.cells:

@@ -15,7 +15,15 @@ from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.families import all_options, config_from_mapping
 from fedstrategies.experiment.options import ConfigError, Scalar, options
 
-__all__ = ["app_defaults", "read_mapping", "read_toml", "to_mapping", "to_toml", "versions"]
+__all__ = [
+    "app_defaults",
+    "read_mapping",
+    "read_toml",
+    "read_versions",
+    "to_mapping",
+    "to_toml",
+    "versions",
+]
 
 _PACKAGES = ("fedstrategies", "flwr", "torch", "numpy", "ray", "scikit-learn", "safetensors")
 
@@ -42,9 +50,13 @@ def app_defaults(config_class: type[ExperimentConfig] = EFBVConfig) -> dict[str,
     }
 
 
-def to_toml(config: ExperimentConfig) -> str:
-    """The resolved configuration and a ``[versions]`` table, as TOML."""
-    return tomli_w.dumps({**to_mapping(config), "versions": versions()})
+def to_toml(config: ExperimentConfig, *, data: str | None = None) -> str:
+    """The resolved configuration and a ``[versions]`` table, as TOML.
+
+    With ``data``, a digest of the rows, the table has that as well.
+    """
+    of_data = {} if data is None else {"data": data}
+    return tomli_w.dumps({**to_mapping(config), "versions": {**versions(), **of_data}})
 
 
 def read_toml(path: Path) -> ExperimentConfig:
@@ -68,15 +80,33 @@ def read_mapping(path: Path) -> dict[str, object]:
     ConfigError
         If the file cannot be read or is not TOML.
     """
+    values = _read(path)
+    values.pop("versions", None)
+    return _without_app_keys(values)
+
+
+def read_versions(path: Path) -> dict[str, str]:
+    """The ``[versions]`` table of a TOML file; empty where there is none.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or is not TOML.
+    """
+    found = _read(path).get("versions", {})
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, str)}
+
+
+def _read(path: Path) -> dict[str, object]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read ({reason})") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML ({error})") from None
-    values.pop("versions", None)
-    return _without_app_keys(values)
 
 
 def _without_app_keys(values: Mapping[str, object]) -> dict[str, object]:

@@ -169,7 +169,8 @@ def aggregate(
         None: `Simple`.
     aggregator : Aggregator, optional
         What is taken of each layer in place of the weighted mean, among those that sent it; a
-        layer of few senders is protected against as few. None: the mean.
+        layer of few senders is protected against as few. Not with weights that depend on what
+        is sent, as those of `Attention` do: one client may have most of them. None: the mean.
 
     Returns
     -------

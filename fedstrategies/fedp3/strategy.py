@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedstrategies.compressors import Floats
-from fedstrategies.fedp3.aggregation import Aggregation, Simple, aggregate
+from fedstrategies.fedp3.aggregation import Aggregation, Simple, Weighted, aggregate
 from fedstrategies.fedp3.algorithm import FedP3Rule, LocalTraining, Trained
 from fedstrategies.fedp3.client_level import ClientLevelMechanism
 from fedstrategies.fedp3.frames import Downlink
@@ -125,6 +125,12 @@ class FedP3(BaseStrategy):
             raise ValueError(
                 f"message_privacy: aggregation {self.aggregation.spec} weights clients by what "
                 "they send, and the bound on one client's part is for the plain mean (simple)"
+            )
+        if self.aggregator is not None and not isinstance(self.aggregation, Simple | Weighted):
+            raise ValueError(
+                f"aggregator: not with aggregation {self.aggregation.spec}, which weighs clients "
+                "by what they send: one of them may have most of the weight, and no aggregator "
+                "endures that (simple and weighted are sound)"
             )
         self._local_steps = local_steps
         hides = self.message_privacy

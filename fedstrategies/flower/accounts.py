@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedstrategies.flower.errors import ProtocolError
 from fedstrategies.flower.rules import ClientRule
-from fedstrategies.privacy import Accountant, composed_epsilon
+from fedstrategies.privacy import Accountant, PrivacyError, composed_epsilon
 from fedstrategies.privacy import Ledger as PrivacyLedger
 
 __all__ = ["Account", "Accounts", "read_ledger", "work_of"]
@@ -19,6 +19,7 @@ _OWED = struct.Struct("<Q")
 _HEAD = struct.Struct("<4sI")
 _ENTRY = struct.Struct("<QI")
 _MAGIC = b"ACC1"
+_BEFORE = -1
 _MOST_OWED = 2**32
 _MOST_MECHANISMS = 16
 # Outside of these Opacus raises, or takes seconds to for ever. Moving to the nearer end only
@@ -119,6 +120,8 @@ class Accounts:
         # By partition: (sequence of the attempt, work) of each request without an answer.
         self._open: list[list[tuple[int, int]]] = [[] for _ in range(clients)]
         self._private = False
+        self._plain: set[int] = set()
+        """Whose last reply brought an upload without a ledger."""
 
     def __len__(self) -> int:
         return len(self._ledgers)
@@ -168,7 +171,7 @@ class Accounts:
 
     def account(self, partition: int) -> Account:
         """What to tell a client; nothing as long as no client has turned out to be private."""
-        if not self._private:
+        if not (self._private or any(asked < 0 for asked, _ in self._open[partition])):
             return Account()
         owed = min(self.unanswered(partition), _MOST_OWED)
         return Account(ledger=self._ledgers[partition], unanswered=owed)
@@ -176,6 +179,10 @@ class Accounts:
     def asked(self, partition: int, sequence: int, work: int) -> None:
         """A request goes out."""
         self._open[partition].append((sequence, work))
+
+    def asked_before(self, partition: int, work: int) -> None:
+        """An earlier server asked a client for work that no checkpoint knows of."""
+        self._open[partition].append((_BEFORE, work))
 
     def heard(self, partition: int, ledger: PrivacyLedger, *, up_to: int) -> None:
         """A reply brought a ledger that covers all requests up to an attempt (0: none).
@@ -188,15 +195,48 @@ class Accounts:
         if ledger != self._ledgers[partition]:
             self._ledgers[partition] = _few(self._ledgers[partition].join(ledger))
         self._private = True
-        self._open[partition] = [one for one in self._open[partition] if one[0] > up_to]
+        self._plain.discard(partition)
+        self._answered(partition, up_to)
 
     def heard_plain(self, partition: int, *, up_to: int) -> None:
         """A reply brought an upload and no ledger: the client is not private."""
-        self._open[partition] = [one for one in self._open[partition] if one[0] > up_to]
+        self._plain.add(partition)
+        self._answered(partition, up_to)
+
+    def asked_in(self, sequence: int) -> dict[int, int]:
+        """Work asked for in an attempt, by partition, of clients that may be private."""
+        return {
+            partition: work
+            for partition, entries in enumerate(self._open)
+            if partition not in self._plain
+            for asked, work in entries
+            if asked == sequence
+        }
+
+    def joined(self, other: Accounts) -> Accounts:
+        """What both know of the same clients: ledgers joined, and what either has not covered.
+
+        Raises
+        ------
+        ValueError
+            If they are of another number of clients.
+        """
+        both = Accounts(len(self.sized(len(other))))
+        for partition in range(len(both)):
+            for one in (self, other):
+                if one._ledgers[partition].segments:
+                    both.heard(partition, one._ledgers[partition], up_to=0)
+                both._open[partition] += one._open[partition]
+        return both
 
     def released_nothing(self, partition: int, sequence: int) -> None:
         """The client answered the request of an attempt without computing anything."""
         self._open[partition] = [one for one in self._open[partition] if one[0] != sequence]
+
+    def _answered(self, partition: int, up_to: int) -> None:
+        """All requests up to an attempt are covered; 0 is none, not those of earlier servers."""
+        if up_to:
+            self._open[partition] = [one for one in self._open[partition] if one[0] > up_to]
 
     def epsilons(self, delta: float, *, accountant: Accountant = "rdp") -> Tensor:
         """Epsilon at delta of each client: float64, shape (n,); 0 where none was heard of.
@@ -205,7 +245,7 @@ class Accounts:
         ------
         PrivacyError
             As `fedstrategies.privacy.composed_epsilon`, but for numbers that it cannot compute
-            with: those give an upper bound.
+            with: those give an upper bound, with ``prv`` that of ``rdp``.
         """
         return torch.tensor(
             [_epsilon(ledger, delta, accountant) for ledger in self._ledgers], dtype=torch.float64
@@ -267,4 +307,10 @@ def _epsilon(ledger: PrivacyLedger, delta: float, accountant: Accountant) -> flo
         )
         for one in ledger.segments
     )
-    return composed_epsilon(triples, delta, accountant)
+    bound = composed_epsilon(triples, delta, "rdp")
+    if accountant == "rdp":
+        return bound
+    try:
+        return min(bound, composed_epsilon(triples, delta, accountant))
+    except PrivacyError:
+        return bound

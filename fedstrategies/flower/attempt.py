@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fedstrategies.compressors import Floats, Payload
+from fedstrategies.flower.accounts import work_of
 from fedstrategies.flower.contract import Assignment
 from fedstrategies.flower.control import Request
 from fedstrategies.flower.edition import Edition
@@ -55,6 +56,15 @@ class Attempt(ABC):
     def asked(self) -> int:
         """Clients in the cohort."""
         return sum(len(assignment.partition_ids) for assignment in self.plan)
+
+    @property
+    def work(self) -> dict[int, int]:
+        """Gradient steps each of them is asked for, by partition; see `work_of`."""
+        return {
+            partition: work_of(assignment.rule_of(position))
+            for assignment in self.plan
+            for position, partition in enumerate(assignment.partition_ids.tolist())
+        }
 
     def raise_if_hopeless(self) -> None:
         """Raise if every client of the cohort failed by its own fault (not by a lost message)."""

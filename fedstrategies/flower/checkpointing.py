@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flwr.serverapp import Grid
+
 from fedstrategies.checkpoint import CheckpointError, Checkpoints, read_checkpoint
 from fedstrategies.flower.callbacks import Callback, ResumableCallback
+from fedstrategies.flower.request_log import RequestLog
 from fedstrategies.flower.resumption import check_snapshot, resume, snapshot
 
 if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
 
-__all__ = ["Checkpointing"]
+__all__ = ["Checkpointing", "charge_requests"]
 
 logger = logging.getLogger("flwr")
 
@@ -32,11 +35,14 @@ class Checkpointing:
         Rounds between two of them.
     source : Path or None
         A checkpoint, or a folder of them, to go on from; None: the run begins anew.
+    requests : RequestLog or None
+        What private clients were asked since the last checkpoint; None: nothing is written down.
     """
 
     kept: Checkpoints | None = None
     every: int = 0
     source: Path | None = None
+    requests: RequestLog | None = None
 
     @classmethod
     def of(
@@ -54,13 +60,29 @@ class Checkpointing:
                 f"checkpoints = {folder}, checkpoint_every = {every}: give a folder and a number "
                 "of rounds >= 1, or neither"
             )
-        kept = None if folder is None else Checkpoints(Path(folder))
-        return cls(kept=kept, every=every, source=None if resume is None else Path(resume))
+        source = None if resume is None else Path(resume)
+        if folder is None:
+            return cls(source=source)
+        kept = Checkpoints(Path(folder))
+        if source is None and kept.found():
+            raise ValueError(
+                f"checkpoints = {folder}: there are checkpoints of a run; give resume = "
+                f"{str(folder)!r} to go on with it, or another folder"
+            )
+        requests = RequestLog(kept.directory)
+        return cls(kept=kept, every=every, source=source, requests=requests)
 
     def resume(
-        self, strategy: BaseStrategy, callbacks: Sequence[Callback], *, num_rounds: int
+        self,
+        strategy: BaseStrategy,
+        callbacks: Sequence[Callback],
+        requests: RequestLog | None,
+        *,
+        num_rounds: int,
     ) -> bool:
         """Let a strategy that is set up, and its callbacks, go on from the source.
+
+        Requests that an earlier server sent after it are charged.
 
         Returns
         -------
@@ -82,15 +104,19 @@ class Checkpointing:
             known, here = [name for name, _ in tree["callbacks"]], [_name(one) for one in followers]
             if known != here:
                 raise ValueError(f"written with callbacks {known}, this run has {here}")
-            if (done := tree["strategy"]["round"]) > num_rounds:
-                raise ValueError(f"of round {done}, and the run is to have {num_rounds} rounds")
 
         if self.source.is_dir():
             tree = Checkpoints(self.source).latest(classes=classes, check=check)
         else:
             tree = read_checkpoint(self.source, classes=classes, check=check)
+        if (done := tree["strategy"]["round"]) > num_rounds:
+            # The one before it would be of fewer, and the run would lose what is done.
+            raise CheckpointError(
+                f"{self.source}: of round {done}, and the run is to have {num_rounds} rounds"
+            )
         try:
             resume(strategy, tree["strategy"])
+            charge_requests(strategy, requests)
             stops = [
                 callback.on_resume(state, strategy.x)
                 for callback, (_, state) in zip(followers, tree["callbacks"], strict=True)
@@ -99,6 +125,13 @@ class Checkpointing:
             raise CheckpointError(f"{self.source}: {error}") from None
         logger.info("goes on after round %d (%s)", strategy.round, self.source)
         return any(stops)
+
+    def requests_on(self, grid: Grid) -> RequestLog | None:
+        """Where requests are written down; None: nowhere.
+
+        Not where what is in no checkpoint is done again by the same bits, and charged then.
+        """
+        return None if getattr(grid, "repeats_releases", False) else self.requests
 
     def after_round(
         self, strategy: BaseStrategy, callbacks: Sequence[Callback], *, last: bool
@@ -114,6 +147,28 @@ class Checkpointing:
             return
         followers = [(_name(one), one.state()) for one in _resumable(callbacks)]
         self.kept.write(strategy.round, {"strategy": snapshot(strategy), "callbacks": followers})
+        if self.requests is not None:
+            self.requests.checkpointed(strategy.round, oldest=self.kept.rounds()[-1])
+
+
+def charge_requests(strategy: BaseStrategy, requests: RequestLog | None) -> None:
+    """Count as unanswered what an earlier server asked for after the strategy's round.
+
+    Raises
+    ------
+    CheckpointError, OSError
+        If that cannot be read.
+    """
+    owed = {} if requests is None else requests.take_up(strategy.round)
+    for partition, work in owed.items():
+        strategy.accounts.asked_before(partition, work)
+    if owed:
+        logger.warning(
+            "%d clients were asked for work after round %d, which nothing was kept of: what they "
+            "may have released is charged if they are private",
+            len(owed),
+            strategy.round,
+        )
 
 
 def _resumable(callbacks: Sequence[Callback]) -> list[ResumableCallback]:

@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from fedstrategies.flower.compressed_copies import Copies
+from fedstrategies.flower.compressed_demands import Demands
 from fedstrategies.flower.compressed_round import CompressedRound
 from fedstrategies.flower.counters import ByteCounters
 from fedstrategies.flower.errors import AllClientsFailed
@@ -29,9 +30,10 @@ class Compressed(Strategy):
     around one; server-side clipping then clips what was decoded. Clients have `CompressionMod` as
     the first of their mods, which chooses the operator.
 
-    A reply counts by the rule of docs/reliability.md. One that does not is that client's failure,
-    and reaches the strategy inside as a reply with an error, which it treats as it does errors.
-    The server keeps g_i of every client that has a memory: n d numbers.
+    A reply counts by the rule of docs/reliability.md. One that is malformed, or not what the
+    strategy inside asks for, reaches it as a reply with an error, which it treats as it does
+    errors. Of a client whose reply is late, doubled, or says that its memory is lost it sees none.
+    The server keeps g_i of every client that has a memory and was there lately: n d numbers.
 
     Parameters
     ----------
@@ -39,6 +41,9 @@ class Compressed(Strategy):
         What aggregates.
     seed : int
         Of the operators' draws.
+    forget_after : int
+        Rounds without a connection after which g_i of a node is given up, at least 1. A node that
+        comes back later starts from g_i = 0, as a new one does.
 
     Attributes
     ----------
@@ -55,7 +60,7 @@ class Compressed(Strategy):
     ------
     ValueError
         If ``strategy`` is one of this suite's (they compress by themselves), is compressed
-        already, or is no strategy of the message API.
+        already, or is no strategy of the message API; or if ``forget_after`` is below 1.
 
     Examples
     --------
@@ -63,10 +68,14 @@ class Compressed(Strategy):
     ... # doctest: +SKIP
     """
 
-    def __init__(self, strategy: Strategy, *, seed: int = 0) -> None:
+    def __init__(self, strategy: Strategy, *, seed: int = 0, forget_after: int = 100) -> None:
         _require_sound(strategy)
+        if forget_after < 1:
+            raise ValueError(f"forget_after = {forget_after}: at least one round")
         self.strategy = strategy
         self.seed = seed
+        self.forget_after = forget_after
+        self._demands = Demands(_wrapped(strategy))
         self.bytes = ByteCounters()
         self.failures: tuple[str, ...] = ()
         self.outermost = False
@@ -124,7 +133,11 @@ class Compressed(Strategy):
                 "that calls configure_train sets strategy.outermost = True"
             )
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
-        self._attempt = CompressedRound(messages, self._copies, seed=self.seed, bytes=self.bytes)
+        asked = [message.metadata.dst_node_id for message in messages]
+        self._copies.forget_absent({*grid.get_node_ids(), *asked}, after=self.forget_after)
+        self._attempt = CompressedRound(
+            messages, self._copies, seed=self.seed, bytes=self.bytes, demands=self._demands
+        )
         return self._attempt.requests
 
     def aggregate_train(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from torch import Tensor
 
@@ -25,6 +25,7 @@ class Copies:
         self.round = 0
         self._number: dict[int, int] = {}
         self._g: dict[int, Tensor] = {}
+        self._last_there: dict[int, int] = {}
 
     @property
     def memories(self) -> Mapping[int, Tensor]:
@@ -35,6 +36,7 @@ class Copies:
         """A node's number; a new one gets the next."""
         if node not in self._number:
             self._number[node] = len(self._number)
+            self._last_there[node] = self.round
             self.ledger.enrol(len(self._number))
         return self._number[node]
 
@@ -51,6 +53,18 @@ class Copies:
         if number not in self._g:
             return MemoryCommand.ZERO
         return self.ledger.recovery(number)
+
+    def forget_absent(self, connected: Set[int], *, after: int) -> None:
+        """Give up g_i of nodes that were not connected for so many rounds, this one included.
+
+        A node keeps its number. If it comes back `command` orders it to start anew, whatever it
+        remembers, and answers to what it was asked before are of another attempt.
+        """
+        for node, number in self._number.items():
+            if node in connected:
+                self._last_there[node] = self.round
+            elif self.round - self._last_there[node] >= after:
+                self._g.pop(number, None)
 
     def commit(self, number: int, g: Tensor | None) -> None:
         """The upload that leads to g was used; None: the client has no memory."""

@@ -4,49 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import copy
-from dataclasses import dataclass
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
-from torch import Tensor
 
 from fedstrategies.flower.compressed_copies import Copies
-from fedstrategies.flower.compressed_reply import STEP
-from fedstrategies.flower.control import (
-    MemoryCommand,
-    Request,
-    Response,
-    Status,
-    Tag,
-    unpack_constants,
-)
+from fedstrategies.flower.compressed_demands import Demands
+from fedstrategies.flower.compressed_upload import Asked, ReplyReader, Upload, size_of
+from fedstrategies.flower.control import MemoryCommand, Request
 from fedstrategies.flower.counters import ByteCounters
 from fedstrategies.flower.errors import reason_of
 from fedstrategies.flower.flat_update import FlatModel, in_types, only_arrays
 from fedstrategies.flower.ledger import Rejected
 from fedstrategies.flower.private import client_error
-from fedstrategies.flower.records import CONTROL, MEMORY, blob_of, bytes_under, raw_array
+from fedstrategies.flower.records import CONTROL, MEMORY, raw_array
 from fedstrategies.random import Purpose, client_keys
-from fedstrategies.wire import decode, encode_vector
+from fedstrategies.wire import encode_vector
 
 __all__ = ["CompressedRound"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Asked:
-    """What a node was asked."""
-
-    number: int
-    model: FlatModel
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Upload:
-    """A reply that counts."""
-
-    tag: Tag
-    g: Tensor | None
-    message: Message
 
 
 class CompressedRound:
@@ -62,6 +37,8 @@ class CompressedRound:
         Of the operators' draws.
     bytes : ByteCounters
         Where they are counted.
+    demands : Demands
+        Of the strategy that is to aggregate.
 
     Attributes
     ----------
@@ -76,15 +53,23 @@ class CompressedRound:
     """
 
     def __init__(
-        self, messages: list[Message], copies: Copies, *, seed: int, bytes: ByteCounters
+        self,
+        messages: list[Message],
+        copies: Copies,
+        *,
+        seed: int,
+        bytes: ByteCounters,
+        demands: Demands,
     ) -> None:
         self.copies = copies
         self.bytes = bytes
+        self.demands = demands
+        self._reader = ReplyReader(copies=copies, counters=bytes, demands=demands)
         self.failures: list[str] = []
         self.faulty: dict[int, str] = {}
         self.strays: list[str] = []
-        self._uploads: dict[int, _Upload] = {}
-        self._asked: dict[int, _Asked] = {}
+        self._uploads: dict[int, Upload] = {}
+        self._asked: dict[int, Asked] = {}
         self._sent: dict[int, Message] = {}
         models: dict[int, FlatModel] = {}
         # Strategies draw nodes in any order; numbers, hence draws, are not to depend on it.
@@ -95,7 +80,7 @@ class CompressedRound:
                 models[id(record)] = FlatModel.of(record)
             if node in self._asked:
                 raise ValueError(f"the strategy sends node {node} two train messages in one round")
-            self._asked[node] = _Asked(number=copies.number(node), model=models[id(record)])
+            self._asked[node] = Asked(number=copies.number(node), model=models[id(record)])
         copies.ledger.open_attempt([asked.number for asked in self._asked.values()])
         copies.round += 1
         self.requests = [self._request(message, seed) for message in messages]
@@ -122,7 +107,7 @@ class CompressedRound:
             frame = encode_vector(g)
             content[MEMORY] = ArrayRecord({"0": raw_array(frame)})
             self.bytes.recovery += len(frame)
-        self.bytes.downlink += len(request) + _size(asked.model.record)
+        self.bytes.downlink += len(request) + size_of(asked.model.record)
         found = copy(message)
         found.content = content
         self._sent[node] = found
@@ -153,7 +138,7 @@ class CompressedRound:
                 errors[node] = reply
                 continue
             try:
-                self._uploads[node] = self._read(reply, node)
+                self._uploads[node] = self._reader.read(reply, self._asked[node])
             except Rejected as error:
                 causes.setdefault(node, str(error))
                 continue
@@ -164,6 +149,13 @@ class CompressedRound:
             self.copies.ledger.close(self._asked[node].number)
         for node in self._uploads:
             self.faulty.pop(node, None)
+        contents = {
+            n: self._uploads[n].message.content for n in self._ordered if n in self._uploads
+        }
+        for node, reason in self.demands.unfit(contents).items():
+            del self._uploads[node]
+            causes[node] = self.faulty[node] = f"malformed reply: {reason}"
+            errors[node] = client_error(causes[node], self._sent[node])
         self.failures = [
             f"node {node}: {causes.get(node, 'no reply')}"
             for node in self._ordered
@@ -200,68 +192,3 @@ class CompressedRound:
         """Aggregated arrays in the types in which they were sent, see `in_types`."""
         sent = {k: a.dtype for one in self._asked.values() for k, a in one.model.record.items()}
         return in_types(arrays, sent)
-
-    def _read(self, reply: Message, node: int) -> _Upload:
-        """Decode and judge one reply.
-
-        Raises
-        ------
-        Rejected
-            If it is of another attempt, a duplicate, or its client's memory is lost.
-        ValueError
-            If it is not what `CompressionMod` sends.
-        """
-        asked, ledger = self._asked[node], self.copies.ledger
-        fields = reply.content.get(CONTROL)
-        control = fields.get(CONTROL) if isinstance(fields, ConfigRecord) else None
-        if not isinstance(fields, ConfigRecord) or not isinstance(control, bytes):
-            raise ValueError(
-                "it carries no fedstrategies control fields; give the ClientApp of this node "
-                "CompressionMod(...) as the first of its mods"
-            )
-        content = {k: v for k, v in reply.content.items() if k != CONTROL}
-        told = fields.get(STEP, b"")
-        told = told if isinstance(told, bytes) else b""
-        arrays = ArrayRecord()
-        name, blob = "", b""
-        response = Response.from_bytes(control)
-        if response.status is Status.UPLOAD:
-            name, arrays = only_arrays(RecordDict(content), "the reply")
-            if CONTROL in arrays:
-                blob = bytes_under(blob_of(arrays[CONTROL]))
-        self.bytes.uplink += len(control) + len(told) + _size(arrays)
-        try:
-            tag = ledger.judge(asked.number, response, blob)
-        except Rejected:
-            if response.status is Status.LOST and response.attempt == ledger.attempt:
-                ledger.require_recovery(asked.number, MemoryCommand.TAKE)
-            raise
-        update, g = self._decoded(asked, blob, told, node)
-        rest = {key: array for key, array in arrays.items() if key != CONTROL}
-        message = copy(reply)
-        message.content = RecordDict({**content, name: asked.model.moved_by(update, rest)})
-        return _Upload(tag=tag, g=g, message=message)
-
-    def _decoded(
-        self, asked: _Asked, blob: bytes, told: bytes, node: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """The client's update as the server knows it, and its memory from now on."""
-        constants = unpack_constants(told)
-        if len(constants) != 1 or not 0.0 <= constants[0] <= 1.0:
-            raise ValueError(f"the memory moves by {constants}, expected one number from 0 to 1")
-        (step,) = constants
-        x = asked.model.x
-        payload = decode(blob, dimension=len(x), name=f"upload of node {node}")
-        kind = payload.values.to_tensor().dtype
-        if kind != x.dtype:
-            raise ValueError(f"an upload of {kind} for a model of {x.dtype}")
-        if step == 0.0:
-            return payload.dense()[0], None
-        before = self.copies.memory(asked.number)
-        g = (torch.zeros_like(x) if before is None else before.clone())[None]
-        payload.add_to_(g, step)
-        return g[0], g[0]
-
-
-def _size(arrays: ArrayRecord) -> int:
-    return sum(len(array.data) for array in arrays.values())

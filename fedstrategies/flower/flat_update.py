@@ -10,6 +10,8 @@ import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 from torch import Tensor
 
+from fedstrategies.flower.foreign_arrays import read_array, require_finite
+from fedstrategies.flower.precision import require_numbers
 from fedstrategies.flower.records import records_of, tensor_of
 from fedstrategies.layout import Layout
 
@@ -44,11 +46,13 @@ class FlatModel:
         Raises
         ------
         ValueError
-            If nothing in it can be compressed, or its floats are of several types.
+            If nothing in it can be compressed, or its floats are of several types, or of one
+            that is not computed with.
         """
         try:
             named = {name: tensor_of(array) for name, array in record.items()}
             layout = Layout.of_arrays(named)
+            require_numbers(layout)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the arrays of this message cannot be compressed: {error}") from None
         return cls(record=record, layout=layout, x=layout.flatten(named))
@@ -69,10 +73,13 @@ class FlatModel:
     def moved_by(self, update: Tensor, rest: Mapping[str, Array]) -> ArrayRecord:
         """The record of x + ``update``, with the entries of ``rest`` as they came.
 
+        What came is read here, and never again as it came: the strategy gets arrays of ours.
+
         Raises
         ------
         ValueError
-            If an entry is missing, one too many or of another kind, or x + update is not finite.
+            If an entry is missing, one too many or of another kind, of another kind than it
+            says, or not finite; or if x + update is not.
         """
         y = self.x + update
         if not bool(torch.isfinite(y).all()):
@@ -82,7 +89,8 @@ class FlatModel:
             raise ValueError(f"entries came twice: {sorted(moved.keys() & rest.keys())}")
         found = ArrayRecord({**moved, **rest})
         self._require_alike(found)
-        return ArrayRecord({name: found[name] for name in self.record})
+        read = {name: _read(name, array) for name, array in rest.items()}
+        return ArrayRecord({name: read.get(name, found[name]) for name in self.record})
 
     def _require_alike(self, other: ArrayRecord) -> None:
         if set(other) != set(self.record):
@@ -98,6 +106,18 @@ class FlatModel:
 
 def _kind(array: Array) -> tuple[str, tuple[int, ...], str]:
     return array.dtype, tuple(array.shape), array.stype
+
+
+def _read(name: str, array: Array) -> Array:
+    """A foreign array made anew, if it holds what it says."""
+    try:
+        values = read_array(array.data)
+        if (str(values.dtype), values.shape) != (array.dtype, tuple(array.shape)):
+            raise ValueError(f"{values.dtype} {values.shape}, and not as it says")
+        require_finite(values)
+    except ValueError as error:
+        raise ValueError(f"array {name!r}: {error}") from None
+    return Array(values)
 
 
 def in_types(arrays: ArrayRecord, types: Mapping[str, str]) -> ArrayRecord:

@@ -11,7 +11,15 @@ from math import isnan
 from typing import cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MetricRecord,
+    MetricRecordValues,
+    RecordDict,
+)
 from flwr.common import (
     EvaluateIns,
     EvaluateRes,
@@ -23,6 +31,8 @@ from flwr.common import (
     parameters_to_ndarrays,
 )
 
+from fedstrategies.flower.foreign_arrays import read_array
+from fedstrategies.flower.private import client_error
 from fedstrategies.flower.records import STYPE, blob_of, raw_array, records_of
 
 __all__ = [
@@ -85,28 +95,55 @@ def _instructions(
 
 
 def train_reply(result: FitRes, sent: Message) -> Message:
-    """What `BaseClient.fit` gave, as `BaseClient.train` would have sent it."""
-    blobs = parameters_to_ndarrays(result.parameters) if result.parameters.tensors else []
-    fields = {k: v for k, v in result.metrics.items() if isinstance(v, bytes)}
-    metrics = {k: v for k, v in result.metrics.items() if isinstance(v, int | float)}
-    arrays = {str(i): raw_array(blob.tobytes()) for i, blob in enumerate(blobs)}
-    content = RecordDict(
-        {
-            "arrays": ArrayRecord(arrays),
-            "config": ConfigRecord({**fields}),
-            "metrics": MetricRecord({"num-examples": result.num_examples, **metrics}),
-        }
-    )
+    """What `BaseClient.fit` gave, as `BaseClient.train` would have sent it; an error if it cannot.
+
+    Whatever came is this client's business: nothing is raised here.
+    """
+    try:
+        blobs = [_blob(tensor) for tensor in result.parameters.tensors]
+        fields = {k: v for k, v in result.metrics.items() if isinstance(v, bytes)}
+        content = RecordDict(
+            {
+                "arrays": ArrayRecord({str(i): raw_array(blob) for i, blob in enumerate(blobs)}),
+                "config": ConfigRecord({**fields}),
+                "metrics": _metrics(result, {}),
+            }
+        )
+    except (OverflowError, TypeError, ValueError) as error:
+        return _malformed(error, sent)
     return Message(content, reply_to=sent)
 
 
 def evaluation_reply(result: EvaluateRes, sent: Message) -> Message:
-    """What `BaseClient.evaluate` measured, as a message; a loss that is NaN was not told."""
-    metrics = {k: v for k, v in result.metrics.items() if isinstance(v, int | float)}
-    if not isnan(result.loss):
-        metrics = {"loss": result.loss, **metrics}
-    record = MetricRecord({"num-examples": result.num_examples, **metrics})
-    return Message(RecordDict({"metrics": record}), reply_to=sent)
+    """What `BaseClient.evaluate` measured, as a message; a loss that is NaN was not told.
+
+    An error if it cannot be one, as in `train_reply`.
+    """
+    try:
+        told = {} if isnan(result.loss) else {"loss": result.loss}
+        content = RecordDict({"metrics": _metrics(result, told)})
+    except (OverflowError, TypeError, ValueError) as error:
+        return _malformed(error, sent)
+    return Message(content, reply_to=sent)
+
+
+def _blob(tensor: bytes) -> bytes:
+    """The bytes in numpy's array of uint8, which is all that our clients send."""
+    values = read_array(tensor)
+    if values.dtype != np.uint8 or values.ndim != 1:
+        raise ValueError(f"a blob is an array of uint8, {values.dtype} {values.shape} came")
+    return values.tobytes()
+
+
+def _metrics(result: FitRes | EvaluateRes, more: Mapping[str, float]) -> MetricRecord:
+    """Numbers alone: a text has no mean, and True is an ``int`` that records do not take."""
+    numbers = {k: v for k, v in result.metrics.items() if type(v) in (int, float)}
+    told = {"num-examples": result.num_examples, **more, **numbers}
+    return MetricRecord(cast(dict[str, MetricRecordValues], told))
+
+
+def _malformed(error: Exception, sent: Message) -> Message:
+    return client_error(f"its reply is malformed: {error}", sent)
 
 
 def scalars_of(metrics: MetricRecord | None) -> dict[str, Scalar]:

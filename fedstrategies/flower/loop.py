@@ -13,7 +13,8 @@ from flwr.serverapp.strategy import Result
 
 from fedstrategies.flower.batched_round import BatchedRound
 from fedstrategies.flower.callbacks import Callback, ResumableCallback, RoundRecord
-from fedstrategies.flower.checkpointing import Checkpointing
+from fedstrategies.flower.checkpointing import Checkpointing, charge_requests
+from fedstrategies.flower.request_log import RequestLog
 from fedstrategies.flower.sessions import BatchingGrid, CohortSession
 
 if TYPE_CHECKING:
@@ -50,9 +51,12 @@ def drive(
     strategy.take_model(initial_arrays)
     resumes, result, arrays = checkpointing.source is not None, Result(), initial_arrays
     first, stopped = 0 if resumes else strategy.round, False
+    requests = checkpointing.requests_on(grid)
     if resumes:
-        stopped = checkpointing.resume(strategy, callbacks, num_rounds=num_rounds)
+        stopped = checkpointing.resume(strategy, callbacks, requests, num_rounds=num_rounds)
         arrays = strategy.arrays
+    else:
+        charge_requests(strategy, requests)
     strategy.summary()
     strategy.begin(first + num_rounds - strategy.round)
     session = grid.open_cohort(strategy) if isinstance(grid, BatchingGrid) else None
@@ -66,7 +70,9 @@ def drive(
         if measure_start is not None and (found := measure_start(0, initial_arrays)) is not None:
             result.evaluate_metrics_serverapp[0] = found
         while strategy.round < first + num_rounds and not stopped:
-            metrics = _complete_round(strategy, grid, session, arrays, train_config, timeout)
+            metrics = _complete_round(
+                strategy, grid, session, requests, arrays, train_config, timeout
+            )
             current = strategy.round - first
             if metrics is not None:
                 result.train_metrics_clientapp[current] = metrics
@@ -127,6 +133,7 @@ def _complete_round(
     strategy: BaseStrategy,
     grid: Grid,
     session: CohortSession | None,
+    requests: RequestLog | None,
     arrays: ArrayRecord,
     config: ConfigRecord,
     timeout: float,
@@ -135,9 +142,14 @@ def _complete_round(
     before = strategy.round
     for _ in range(_MOST_ATTEMPTS):
         if session is not None:
-            metrics = strategy.advance(BatchedRound(strategy, before + 1, session))
+            attempt = BatchedRound(strategy, before + 1, session)
+            if requests is not None and session.payers:
+                requests.append(attempt.work)
+            metrics = strategy.advance(attempt)
         else:
             messages = strategy.configure_train(before + 1, arrays, config, grid)
+            if requests is not None:
+                requests.append(strategy.accounts.asked_in(strategy.ledger.sequence))
             replies = grid.send_and_receive(messages, timeout=timeout)
             _, metrics = strategy.aggregate_train(before + 1, replies)
         if strategy.round > before:

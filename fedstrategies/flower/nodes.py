@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Set
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedstrategies.flower.partition_query import PartitionQuery, query_partitions
+from fedstrategies.flower.partition_query import PartitionQuery, Remembered, query_partitions
 from fedstrategies.flower.rank import RANK
 
 __all__ = ["NodeDirectory"]
@@ -45,7 +45,7 @@ class NodeDirectory:
         self._query = query
         self._partition_of: dict[int, int] = {}
         self._ranked: set[int] = set()
-        self._rankless: dict[int, int | None] = {}
+        self._rankless: dict[int, Remembered | None] = {}
         self._index_of: dict[int, int] = {}
         self._node_of: dict[int, int] = {}
         self._ask_again: dict[int, int] = {}
@@ -147,13 +147,13 @@ class NodeDirectory:
             if isinstance(found, int):
                 self._partition_of[node] = found
             else:
-                self._rankless[node] = None if found is None else found.rank
+                self._rankless[node] = found
 
     def _rank(self, alive: Set[int]) -> list[int]:
         """Give ranks to nodes that were not told a partition; those that got one."""
         if not self._index_of:  # nothing has been sent yet: who left again needs no rank
             for node in self._ranked - alive:
-                self._rankless[node] = self._partition_of.pop(node)
+                self._rankless[node] = Remembered(self._partition_of.pop(node), here=True)
             self._ranked &= alive
         free = self._free(alive)
         ranked = []
@@ -161,14 +161,14 @@ class NodeDirectory:
         for node, wanted in first:
             if node not in alive:
                 continue
-            if wanted in free or self._is_left_behind(wanted):
-                rank, why = wanted, "which it had before"
+            if wanted is not None and (wanted.rank in free or self._is_left_behind(wanted)):
+                rank, why = wanted.rank, "which it had before"
+                self._displace(rank)
             elif free:
                 rank, why = min(free), "by order of contact"
             else:
                 logger.debug("node %d has no partition-id, and all partitions have nodes", node)
                 continue
-            assert rank is not None
             logger.warning(
                 "node %d has no partition-id; it is taken for partition %d, %s. Give nodes a "
                 "partition-id to make runs reproducible.",
@@ -192,13 +192,21 @@ class NodeDirectory:
         waiting = len(alive & self._rankless.keys())
         return set(range(len(held) + waiting)) - held
 
-    def _is_left_behind(self, rank: int | None) -> bool:
+    def _is_left_behind(self, wanted: Remembered) -> bool:
         """Whether a rank's node may be the asker's own former self, which still seems alive.
 
         A SuperNode that was killed counts as connected for a minute; its successor knows better.
         """
-        index = None if rank is None else self._index_of.get(rank)
+        index = self._index_of.get(wanted.rank) if wanted.here else None
         return index is not None and self._node_of.get(index) in self._ranked
+
+    def _displace(self, rank: int) -> None:
+        """Who had a rank waits for another; it may be alive after all."""
+        previous = self._node_of.get(self._index_of.get(rank, -1))
+        if previous in self._ranked:
+            self._ranked.remove(previous)
+            del self._partition_of[previous]
+            self._rankless[previous] = None
 
     def _place(self, nodes: Iterable[int]) -> None:
         for node in nodes:

@@ -10,7 +10,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedstrategies.flower.private import client_raised
-from fedstrategies.flower.rank import RANK
+from fedstrategies.flower.rank import RANK, RANK_OF_THIS_RUN
 
 __all__ = ["PartitionQuery", "Remembered", "query_partitions"]
 
@@ -23,9 +23,18 @@ with those who give it up and ask again; a node that is gone is reported so with
 
 @dataclass(frozen=True)
 class Remembered:
-    """The answer of a node that was not told a partition, but had a rank before."""
+    """The answer of a node that was not told a partition, but had a rank before.
+
+    Attributes
+    ----------
+    rank : int
+        Which.
+    here : bool
+        Whether it had it in this run.
+    """
 
     rank: int
+    here: bool = False
 
 
 PartitionQuery = Callable[[Grid, list[int]], Mapping[int, int | Remembered | None]]
@@ -53,7 +62,8 @@ def query_partitions(grid: Grid, node_ids: list[int]) -> dict[int, int | Remembe
             continue
         told = _integer(reply.content, "partition-id")
         rank = _integer(reply.content, RANK)
-        found[node] = Remembered(rank) if told is None and rank is not None else told
+        here = bool(_integer(reply.content, RANK_OF_THIS_RUN))
+        found[node] = Remembered(rank, here) if told is None and rank is not None else told
     return found
 
 

@@ -111,7 +111,8 @@ def to_arrays(named: Mapping[str, Tensor], kept: ArrayRecord | None = None) -> A
 
 def tensor_of(array: Array) -> Tensor:
     """A user-facing array as a tensor that owns its memory."""
-    return torch.from_numpy(np.ascontiguousarray(array.numpy()))
+    # Not ascontiguousarray, which makes an array of shape (1,) of a number of shape ().
+    return torch.from_numpy(np.asarray(array.numpy(), order="C"))
 
 
 def save_state(state: RecordDict, receipts: Receipts, memory: Mapping[str, Tensor] | None) -> None:

@@ -2,7 +2,8 @@
 
 A snapshot has all that moves: the model, the server's state of the method, its copy of the
 clients' memories, which uploads were used, what was spent of privacy, and the counters. Settings
-are not in it: the caller builds the same strategy, and what can be compared is compared. Draws
+are not in it: the caller builds the same strategy, and what can be compared is compared
+(`fingerprint`). Entries of the model that are not trained are the caller's too, and compared. Draws
 are functions of seed and round, so there is no generator to keep.
 
 A strategy that goes on opens a new session. Its clients may be new, or have worked on after the
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fedstrategies.flower.accounts import Accounts
 from fedstrategies.flower.control import MemoryCommand
 from fedstrategies.flower.counters import ByteCounters
+from fedstrategies.flower.fingerprint import difference, fingerprint
 
 if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
@@ -27,6 +29,20 @@ if TYPE_CHECKING:
 __all__ = ["check_snapshot", "resume", "snapshot"]
 
 logger = logging.getLogger("flwr")
+
+_PARTS = {
+    "is",
+    "asks",
+    "round",
+    "x",
+    "memory",
+    "ledger",
+    "nodes",
+    "accounts",
+    "bytes",
+    "broadcast",
+    "method",
+}
 
 
 def snapshot(strategy: BaseStrategy) -> dict[str, object]:
@@ -55,7 +71,7 @@ def snapshot(strategy: BaseStrategy) -> dict[str, object]:
             "method_state() to keep it by; define that and set_method_state()"
         )
     return {
-        "is": _fingerprint(strategy),
+        "is": fingerprint(strategy),
         "asks": _asks(strategy),
         "round": strategy.round,
         "x": strategy.x,
@@ -82,17 +98,17 @@ def resume(strategy: BaseStrategy, kept: Mapping[str, Any]) -> None:
     Raises
     ------
     ValueError
-        If the snapshot is of another method, model, number of clients, seed or rule of the
-        clients, as far as that can be told. The strategy must not be used then.
+        If the snapshot is of another method, model, number of clients, setting or rule of the
+        clients, as far as that can be told, or not a snapshot of this version. The strategy must
+        not be used then.
     """
     check_snapshot(strategy, kept)
-    strategy.ledger.resume(kept["ledger"], _command(strategy))
-    strategy.nodes.resume(kept["nodes"])
-    strategy.adopt(x=kept["x"], memory=kept["memory"], round=kept["round"], method=kept["method"])
-    strategy.accounts = Accounts.from_bytes(kept["accounts"])
-    strategy.bytes = ByteCounters(**kept["bytes"])
-    if strategy.broadcast is not None:
-        strategy.broadcast.resume(kept["broadcast"])
+    try:
+        _adopt(strategy, kept)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"its state does not fit this version ({type(error).__name__}: {error})"
+        ) from error
     if strategy.memory is None:
         logger.warning(
             "the checkpoint has no client memories (memory_budget): all of them start anew"
@@ -106,39 +122,38 @@ def resume(strategy: BaseStrategy, kept: Mapping[str, Any]) -> None:
         )
 
 
+def _adopt(strategy: BaseStrategy, kept: Mapping[str, Any]) -> None:
+    if kept["x"].shape != strategy.x.shape or kept["x"].dtype != strategy.x.dtype:
+        raise ValueError(f"its model has shape {tuple(kept['x'].shape)} and {kept['x'].dtype}")
+    there = {name: (m.shape, m.dtype) for name, m in (kept["memory"] or {}).items()}
+    here = {name: (m.shape, m.dtype) for name, m in (strategy.memory or {}).items()}
+    if there != here:
+        raise ValueError(f"its memories are {there}, this run's {here}")
+    strategy.ledger.resume(kept["ledger"], _command(strategy))
+    strategy.nodes.resume(kept["nodes"])
+    strategy.adopt(x=kept["x"], memory=kept["memory"], round=kept["round"], method=kept["method"])
+    strategy.accounts = Accounts.from_bytes(kept["accounts"]).joined(strategy.accounts)
+    strategy.bytes = ByteCounters(**kept["bytes"])
+    if strategy.broadcast is not None:
+        strategy.broadcast.resume(kept["broadcast"])
+
+
 def check_snapshot(strategy: BaseStrategy, kept: Mapping[str, Any]) -> None:
     """See, before anything is changed, whether a snapshot is of such a strategy.
 
     Raises
     ------
     ValueError
-        If it is of another method, model, number of clients or seed.
+        If it is of another method, model or number of clients, or of one with other settings.
     """
-    for name, value in _fingerprint(strategy).items():
-        there = kept["is"].get(name)
-        if there != value:
-            raise ValueError(
-                f"of a run with {name} = {there}, this one has {value}; build the strategy as it "
-                "was"
-            )
+    if not isinstance(kept, dict) or kept.keys() != _PARTS or not isinstance(kept["is"], dict):
+        raise ValueError("not the state of a strategy as this version keeps it")
+    if found := difference(kept["is"], fingerprint(strategy)):
+        raise ValueError(found)
 
 
 def _command(strategy: BaseStrategy) -> MemoryCommand:
     return MemoryCommand.TAKE if strategy.memory else MemoryCommand.KEEP
-
-
-def _fingerprint(strategy: BaseStrategy) -> dict[str, Any]:
-    x = strategy.x
-    return {
-        "strategy": type(strategy).__name__,
-        "clients": strategy.clients,
-        "parameters": len(x),
-        "dtype": str(x.dtype).removeprefix("torch."),
-        "seed": strategy.seed,
-        "downlink": None if strategy.downlink is None else strategy.downlink.spec,
-        "aggregator": None if strategy.aggregator is None else strategy.aggregator.spec,
-        "copy of the memories": strategy.memory is not None,
-    }
 
 
 def _asks(strategy: BaseStrategy) -> list[list[Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
@@ -34,6 +34,7 @@ from fedstrategies.flower.loop import drive
 from fedstrategies.flower.message_round import MessageRound
 from fedstrategies.flower.metrics import aggregate_metrics
 from fedstrategies.flower.nodes import NodeDirectory
+from fedstrategies.flower.precision import require_numbers
 from fedstrategies.flower.records import tensor_of, to_arrays
 from fedstrategies.flower.settings import StrategySettings
 from fedstrategies.layout import Layout
@@ -106,6 +107,12 @@ class BaseStrategy(StrategySettings, MethodHooks, Strategy):
             self._arrays = to_arrays(self.layout.unflatten(self.x), self._initial)
         return self._arrays
 
+    @property
+    def carried(self) -> Mapping[str, Array]:
+        """Entries of the user's model that are not trained, as they were given."""
+        trained = set(self.layout.names)
+        return {name: array for name, array in self._initial.items() if name not in trained}
+
     def cohort(self, round: int) -> Tensor:
         """Partition indices of a round's cohort: int64, ascending."""
         return self.sampling_of(self.clients).draw(self.clients, seed=self.seed, round=round)
@@ -135,6 +142,7 @@ class BaseStrategy(StrategySettings, MethodHooks, Strategy):
         self.num_clients = found
         named = {name: tensor_of(array) for name, array in arrays.items()}
         self.layout = Layout.of_arrays(named, trainable=self.trainable)
+        require_numbers(self.layout)
         self._initial = arrays
         x = self.layout.flatten(named)
         self.ledger = Ledger(found, patient=self.on_failure != "redo")

@@ -155,3 +155,9 @@ def test_a_gpu_selects_the_same_entries(name):
         found = largest(row.cuda(), k)
         assert found.is_cuda
         assert torch.equal(found.cpu(), largest(row, k))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_other_dtypes_are_refused(dtype):
+    with pytest.raises(ValueError, match="float64 or float32 vectors"):
+        largest(torch.ones(1, 3, dtype=dtype), 1)

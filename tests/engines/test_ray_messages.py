@@ -13,6 +13,8 @@ pytest.importorskip("ray", reason="the extra 'simulation' is not installed")
 from fedstrategies.engines import RayGrid
 from fedstrategies.engines.shares import Machine
 from tests.engines.fake_ray import FakeActor, FakeRay, nth
+from tests.flower.conftest import CLIENTS, Setting
+from tests.flower.private_setting import DEPLOYED, SIMULATED, app_of
 
 
 @pytest.fixture
@@ -130,3 +132,9 @@ def test_a_successor_without_room_is_reported_when_its_time_is_up(
     assert ray.now == 120.0
     ray.full = False
     assert len(list(grid.send_and_receive(messages(grid)))) == 4
+
+
+def test_what_is_known_of_the_noise_comes_from_an_actor(ray: FakeRay) -> None:
+    for privacy, repeats in ((SIMULATED, True), (DEPLOYED, False)):
+        grid = RayGrid(app_of(Setting(), privacy), num_clients=CLIENTS, actors=2)
+        assert grid.repeats_releases is repeats

@@ -1,7 +1,18 @@
+import logging
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """The command line sets it for its process."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 import json
+from io import FileIO
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from fedstrategies.experiment import history_file
 from fedstrategies.experiment.efbv_config import EFBVConfig
 from fedstrategies.experiment.history import read_history
 from fedstrategies.experiment.problem import load_problem
 from fedstrategies.experiment.recorder import Recorder
+from fedstrategies.experiment.writing import WriteError
 from fedstrategies.flower.errors import Diverged
 
 
@@ -219,3 +222,27 @@ def test_a_history_with_a_value_that_is_no_number(tmp_path, line, word):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="UTF-8"):
         read_history(path)
+
+
+def test_records_are_whole_where_the_system_takes_little_at_a_time(
+    libsvm_file, tmp_path, monkeypatch
+):
+    class Short(FileIO):
+        def write(self, data):
+            return super().write(bytes(data)[:30])
+
+    monkeypatch.setattr(history_file, "FileIO", Short)
+    path = tmp_path / "history.jsonl"
+    recorder, problem = recorder_of(libsvm_file, path, rounds=2)
+    recorder.on_start(problem.start_point)
+    recorder.on_round(round_record(1, problem.start_point))
+    assert recorder.state()["length"] == path.stat().st_size
+    recorder.on_end()
+    assert read_history(path)[1] == recorder.last
+
+
+def test_what_cannot_be_written_is_one_line_with_the_file(libsvm_file, tmp_path):
+    (tmp_path / "history.jsonl").mkdir()
+    recorder, problem = recorder_of(libsvm_file, tmp_path / "history.jsonl")
+    with pytest.raises(WriteError, match=r"history\.jsonl: cannot be written \(Is a directory\)"):
+        recorder.on_start(problem.start_point)

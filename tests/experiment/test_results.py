@@ -36,6 +36,15 @@ def test_overwrite_removes_only_a_runs_files(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_what_a_killed_process_left_of_its_start_is_nothing(tmp_path):
+    for name in (".lock", ".config.toml"):
+        (tmp_path / name).touch()
+        check_directory(tmp_path, overwrite=False)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match="not empty"):
+        check_directory(tmp_path, overwrite=False)
+
+
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):

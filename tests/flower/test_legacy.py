@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.clientapp import ClientApp
+from flwr.common import EvaluateRes, FitRes, Parameters, ndarrays_to_parameters
 from flwr.server import History, Server, SimpleClientManager
 from flwr.server.compat.grid_client_proxy import GridClientProxy
 from flwr.serverapp.strategy import FedAvg as FlowersFedAvg
@@ -160,6 +162,102 @@ def test_one_client_that_raises_is_silent_and_all_of_them_end_the_run(setting: S
         legacy_run(
             EFBV(compressor=TopK(k=3), smoothness=setting.smoothness), client, setting.start, 3
         )
+
+
+def one_round(
+    setting: Setting, lie: Callable[[FitRes], FitRes], lie_of_loss: Callable[[EvaluateRes], object]
+) -> tuple[EFBV, Any, float | None]:
+    """A round in which the third client's answers are changed: its strategy, metrics, loss."""
+    strategy = EFBV(compressor=TopK(k=3), smoothness=setting.smoothness)
+    grid = CohortGrid(
+        ClientApp(client_fn=legacy_client(setting.client)), num_clients=CLIENTS, fast="never"
+    )
+    manager = SimpleClientManager()
+    for node in grid.get_node_ids():
+        manager.register(GridClientProxy(node_id=node, grid=grid, run_id=1))
+    legacy = as_legacy(strategy, setting.start)
+    asked = legacy.configure_fit(1, parameters_of(setting.start), manager)
+    results = [(proxy, proxy.fit(ins, timeout=None, group_id=1)) for proxy, ins in asked]
+    results[2] = (results[2][0], lie(results[2][1]))
+    parameters, metrics = legacy.aggregate_fit(1, results, [])
+    assert parameters is not None
+    evaluated = [
+        (proxy, proxy.evaluate(ins, timeout=None, group_id=1))
+        for proxy, ins in legacy.configure_evaluate(1, parameters, manager)
+    ]
+    lie_of_loss(evaluated[0][1])
+    loss, _ = legacy.aggregate_evaluate(1, evaluated, [])
+    return strategy, metrics, loss
+
+
+def changed(**fields: Any) -> Callable[[Any], Any]:
+    def change(result: Any) -> Any:
+        for name, value in fields.items():
+            setattr(result, name, value)
+        return result
+
+    return change
+
+
+def tensor(data: bytes) -> Callable[[FitRes], FitRes]:
+    return changed(parameters=Parameters(tensors=[data], tensor_type="numpy.ndarray"))
+
+
+def cut(result: FitRes) -> FitRes:
+    (data,) = result.parameters.tensors
+    return tensor(data[:-1])(result)
+
+
+def huge(result: FitRes) -> FitRes:
+    head = b"\x93NUMPY\x01\x00v\x00{'descr': '|u1', 'fortran_order': False, 'shape': (%d,), }"
+    return tensor((head % 2**42).ljust(127) + b"\n" + bytes(12))(result)
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        (tensor(b"garbage"), "no array in numpy's format"),
+        (tensor(b"\x93NUMPY\x01\x00"), "8 came in all"),
+        (tensor(b""), "no array in numpy's format"),
+        (cut, "is declared"),
+        (huge, "4398046511104 bytes is declared, 12 came"),
+        (changed(parameters=ndarrays_to_parameters([np.ones(5)])), "an array of uint8, float64"),
+        (changed(parameters=ndarrays_to_parameters([np.ones(1, np.uint8)] * 3)), "one blob"),
+        (changed(num_examples="x"), "malformed"),
+        (changed(metrics={}), "no fedstrategies control fields"),
+    ],
+)
+def test_a_forged_answer_is_its_client_s_failure_and_the_others_count(
+    setting: Setting, lie: Any, reason: str
+) -> None:
+    strategy, metrics, loss = one_round(setting, lie, lambda result: None)
+    (line,) = strategy.failures
+    assert line.startswith("partition 2 ")
+    assert reason in line
+    assert strategy.round == 1
+    assert metrics["loss"] > 0
+    assert loss is not None
+
+
+def test_metrics_that_are_no_numbers_are_left_out_and_no_loss_ends_the_run(
+    setting: Setting,
+) -> None:
+    def more(result: FitRes) -> FitRes:
+        return changed(metrics={**result.metrics, "good": True, "name": "x"})(result)
+
+    _, metrics, expected = one_round(setting, lambda result: result, lambda result: None)
+    for lie_of_loss in (
+        changed(metrics={"good": True}),
+        changed(loss="x"),
+        changed(num_examples="x"),
+        changed(loss=float("inf")),
+        changed(loss=10**400),
+    ):
+        strategy, told, loss = one_round(setting, more, lie_of_loss)
+        assert strategy.failures == ()
+        assert told == metrics
+        assert loss is not None
+        assert loss != expected
 
 
 def test_what_it_cannot_translate_is_refused_with_the_reason(setting: Setting) -> None:

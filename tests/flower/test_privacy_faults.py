@@ -371,6 +371,44 @@ def test_mechanisms_are_counted_over_all_that_a_client_tells() -> None:
     assert accounts.ledger(0).segments[0].steps == 2
 
 
+def test_a_reply_of_an_earlier_server_covers_nothing() -> None:
+    """Whether this one asked the requests itself or has them from a checkpoint."""
+    accounts = Accounts(1)
+    accounts.heard(0, releases(1), up_to=0)
+    accounts.asked(0, 1, 5)
+    for _ in range(2):
+        accounts.heard(0, releases(1), up_to=0)
+        accounts.heard_plain(0, up_to=0)
+        assert accounts.unanswered(0) == 5
+        accounts = Accounts.from_bytes(accounts.to_bytes())
+    accounts.heard(0, releases(6), up_to=2)
+    assert accounts.unanswered(0) == 0
+
+
+def test_joined_accounts_forget_nothing() -> None:
+    one, other = Accounts(2), Accounts(2)
+    one.heard(0, releases(3), up_to=0)
+    other.heard(0, releases(2), up_to=0)
+    other.heard(1, releases(1), up_to=0)
+    other.asked(1, 0, 4)
+    both = one.joined(other)
+    assert [both.ledger(p) for p in (0, 1)] == [releases(3), releases(1)]
+    assert [both.unanswered(p) for p in (0, 1)] == [0, 4]
+    assert both.private
+    with pytest.raises(ValueError, match="of 2 clients, the run has 3"):
+        one.joined(Accounts(3))
+
+
+def test_no_ledger_keeps_a_report_of_epsilon_waiting() -> None:
+    """Where the tighter accountant cannot cope, the other one's bound is told."""
+    large = PrivacyLedger((Segment(0.5, 0.5, 2**50), Segment(0.6, 0.5, 2**50)))
+    for ledger in (large, EXTREME[1], EXTREME[2], EXTREME[4]):
+        accounts = Accounts(1)
+        accounts.heard(0, ledger, up_to=0)
+        told = accounts.largest(DELTA, accountant="prv")
+        assert 0.0 < told <= accounts.largest(DELTA)
+
+
 def test_accounts_and_what_is_told_of_them_survive_the_wire() -> None:
     accounts = Accounts(3)
     accounts.asked(1, 1, 4)

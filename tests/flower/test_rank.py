@@ -18,7 +18,7 @@ from fedstrategies.flower import located
 from fedstrategies.flower.nodes import NodeDirectory
 from fedstrategies.flower.partition_query import Remembered, query_partitions
 from fedstrategies.flower.private import identify
-from fedstrategies.flower.rank import RANK, RANK_BYTES, remembered
+from fedstrategies.flower.rank import RANK, RANK_BYTES, RANK_OF_THIS_RUN, answer, remembered
 from tests.flower.conftest import CLIENTS, Setting
 
 
@@ -210,9 +210,27 @@ def test_a_newcomer_waits_for_a_vacancy_and_is_not_asked_again() -> None:
 
 def test_a_killed_node_s_successor_does_not_wait_until_it_is_found_dead() -> None:
     grid, found = directory({5: None, 6: None}, 2)
-    grid.nodes[7] = Remembered(1)  # 6 was killed, and the SuperLink does not know yet
+    grid.nodes[7] = Remembered(1, here=True)  # 6 was killed; the SuperLink does not know yet
     assert found.refresh(grid) == {0: 5, 1: 7}
     assert found.rank_field(7) == {RANK: 1}
+    assert found.rank_field(6) == {}
+
+
+def test_another_run_s_rank_displaces_nobody() -> None:
+    grid, found = directory({5: None, 6: None}, 2)
+    grid.nodes[7] = Remembered(0)
+    assert found.refresh(grid) == {0: 5, 1: 6}
+    del grid.nodes[5]
+    assert found.refresh(grid) == {0: 7, 1: 6}
+
+
+def test_who_was_displaced_and_lives_takes_what_is_left() -> None:
+    """As with two nodes that were given one directory."""
+    grid, found = directory({5: None, 6: None}, 2)
+    grid.nodes[7] = Remembered(0, here=True)
+    assert found.refresh(grid) == {0: 7, 1: 6}
+    del grid.nodes[7]
+    assert found.refresh(grid) == {0: 5, 1: 6}
 
 
 def test_a_told_partition_is_not_taken_by_memory() -> None:
@@ -266,11 +284,17 @@ def test_who_has_gone_while_it_was_asked_is_not_ranked() -> None:
 def test_what_is_not_a_rank_is_no_rank(tmp_path: Path) -> None:
     context = Context(1, 5, {"state-dir": str(tmp_path)}, RecordDict(), {})
     assert remembered(context) is None
-    for text in ("", "-1\n", "two", "\N{SUPERSCRIPT TWO}"):
+    for text in ("", "-1\n", "two", "\N{SUPERSCRIPT TWO}", "9" * 5000, "1 2 3"):
         (tmp_path / "rank").write_text(text)
         assert remembered(context) is None
-    (tmp_path / "rank").write_text("12\n")
-    assert remembered(context) == 12
+    for text, here in (("12\n", False), ("12 7\n", False), ("12 1\n", True)):
+        (tmp_path / "rank").write_text(text)
+        assert remembered(context) == 12
+        query = Message(RecordDict(), dst_node_id=5, message_type="query")
+        identify(query)
+        told = answer(query, context)
+        assert told.content["config"][RANK] == 12
+        assert bool(told.content["config"][RANK_OF_THIS_RUN]) is here
 
 
 def test_a_node_that_was_told_listens_to_nobody_else() -> None:

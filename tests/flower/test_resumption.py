@@ -14,7 +14,10 @@ from fedstrategies.checkpoint import CheckpointError, Checkpoints
 from fedstrategies.compressors import RandK, TopK
 from fedstrategies.efbv import EF21, EFBV
 from fedstrategies.engines import CohortGrid
-from fedstrategies.flower import RoundRecord
+from fedstrategies.flower import Accounts, RoundRecord
+from fedstrategies.flower.resumption import snapshot
+from fedstrategies.objectives import L1
+from fedstrategies.privacy import Ledger as PrivacyLedger
 from fedstrategies.sampling import NiceSampling
 from tests.flower.conftest import CLIENTS, Setting
 
@@ -147,13 +150,98 @@ def test_what_reaches_callbacks_and_results(a_run, tmp_path) -> None:
         ({"seed": 3}, "of a run with seed = 0, this one has 3"),
         ({"downlink": TopK(k=1)}, "downlink = None, this one has top-k:k=1"),
         ({"memory_budget": 0}, "copy of the memories = True, this one has False"),
-        ({"compressor": RandK(k=2)}, "asked its clients for"),
+        ({"compressor": RandK(k=2)}, "compressor = rand-k:k=3, this one has rand-k:k=2"),
+        ({"stepsize": 0.25}, r"step size = 0\.0\d+, this one has 0\.25"),
+        ({"nu": 0.25}, r"nu = 0\.528\d*, this one has 0\.25"),
+        ({"prox": L1(0.5)}, r"prox = .*, this one has l1:0\.5"),
+        ({"sampling": NiceSampling(cohort_size=3)}, r"cohort_size=4\), this one has .*=3\)"),
+        ({"max_update_norm": 9.0}, r"max_update_norm = None, this one has 9\.0"),
+        ({"on_failure": "redo"}, "on_failure = 'continue', this one has 'redo'"),
     ],
 )
 def test_a_strategy_that_was_built_otherwise_is_refused(a_run, changes, message, tmp_path) -> None:
     a_run.start(a_run.strategy(), a_run.grid(), 2, checkpoints=tmp_path, checkpoint_every=2)
     with pytest.raises(CheckpointError, match=message):
         a_run.start(a_run.strategy(**changes), a_run.grid(), resume=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ({"weight": torch.zeros(3, 4)}, r"entries = \('weight', \(12,\)\), this one has"),
+        ({"weight": torch.zeros(12), "frozen": torch.ones(2)}, "not trained = 0 with"),
+    ],
+)
+def test_another_model_of_the_same_dimension_is_refused(a_run, start, message, tmp_path) -> None:
+    a_run.start(a_run.strategy(), a_run.grid(), 2, checkpoints=tmp_path, checkpoint_every=2)
+    arrays = ArrayRecord({name: value.double() for name, value in start.items()})
+    with pytest.raises(CheckpointError, match=message):
+        a_run.strategy(trainable="weight").start(
+            a_run.grid(), arrays, num_rounds=ROUNDS, resume=tmp_path
+        )
+
+
+def test_other_frozen_entries_are_refused(setting, tmp_path) -> None:
+    """They are carried along, so trained weights would end beside others than they began with."""
+    run = Run(setting, trainable="weight")
+
+    def start(frozen: float, **more: Any) -> None:
+        weight = torch.zeros(12, dtype=torch.float64)
+        arrays = ArrayRecord({"weight": weight, "frozen": torch.full((2,), frozen)})
+        run.strategy().start(run.grid(), arrays, checkpoints=tmp_path, checkpoint_every=2, **more)
+
+    start(1.0, num_rounds=2)
+    with pytest.raises(CheckpointError, match=r"not trained = 1 with checksum .*, this one has 1"):
+        start(2.0, num_rounds=4, resume=tmp_path)
+    start(1.0, num_rounds=4, resume=tmp_path)
+
+
+def test_fewer_rounds_than_are_done_are_refused_and_nothing_is_lost(a_run, tmp_path) -> None:
+    """The checkpoint before the last one has fewer, but is not what was meant."""
+    kept = {"checkpoints": tmp_path, "checkpoint_every": 2}
+    a_run.start(a_run.strategy(), a_run.grid(), 4, **kept)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match="of round 4, and the run is to have 3 rounds"):
+        a_run.start(a_run.strategy(), a_run.grid(), 3, resume=tmp_path, **kept)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_folder_with_checkpoints_is_not_begun_anew(a_run, tmp_path) -> None:
+    kept = {"checkpoints": tmp_path, "checkpoint_every": 2}
+    a_run.start(a_run.strategy(), a_run.grid(), 2, **kept)
+    with pytest.raises(ValueError, match="there are checkpoints of a run; give resume"):
+        a_run.start(a_run.strategy(), a_run.grid(), 2, **kept)
+
+
+@pytest.mark.parametrize("changed", ["missing", "bytes", "method", "memory", "x", "ledger"])
+def test_what_does_not_fit_this_version_is_one_line(a_run, changed, tmp_path) -> None:
+    first = a_run.strategy()
+    a_run.start(first, a_run.grid(), 2)
+    tree: dict[str, Any] = snapshot(first)
+    if changed == "missing":
+        del tree["nodes"]
+    else:
+        tree[changed] = {
+            "bytes": {"sideways": 3},
+            "method": {},
+            "memory": {"h": torch.zeros(3, 12)},
+            "x": torch.zeros(11),
+            "ledger": {},
+        }[changed]
+    Checkpoints(tmp_path).write(2, {"strategy": tree, "callbacks": []})
+    with pytest.raises(CheckpointError) as caught:
+        a_run.start(a_run.strategy(), a_run.grid(), resume=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_accounts_that_were_given_are_joined_with_those_kept(a_run, tmp_path) -> None:
+    a_run.start(a_run.strategy(), a_run.grid(), 2, checkpoints=tmp_path, checkpoint_every=2)
+    ledger = PrivacyLedger().charge(noise_multiplier=3.0, sample_rate=1.0, steps=7)
+    again = a_run.strategy()
+    again.accounts = Accounts(CLIENTS)
+    again.accounts.heard(1, ledger, up_to=0)
+    a_run.start(again, a_run.grid(), resume=tmp_path)
+    assert again.accounts.ledger(1) == ledger
 
 
 def test_above_the_memory_budget_all_memories_start_anew(setting, caplog, tmp_path) -> None:

@@ -76,6 +76,26 @@ def test_accountants_never_claim_less_than_the_exact_epsilon(sigma, steps):
     assert exact < rdp < 1.35 * exact
 
 
+@pytest.mark.parametrize(
+    "history",
+    [
+        [(12.0, 0.5, 20_000)],
+        [(50.0, 0.3, 10**6)],
+        [(1.0 + k, 0.05, 100) for k in range(5)],
+    ],
+)
+def test_where_only_whole_orders_are_tried_little_is_lost(history):
+    theirs = accountants.RDPAccountant()
+    theirs.history = history
+    finest = theirs.get_epsilon(DELTA)
+    assert finest < composed_epsilon(tuple(history), DELTA) < 1.03 * finest
+
+
+def test_a_prv_grid_that_would_take_all_memory_is_refused_at_once():
+    with pytest.raises(PrivacyError, match=r"grid would have .* points.* use the rdp accountant"):
+        composed_epsilon(((1.0, 0.5, 10**5),), DELTA, "prv")
+
+
 def test_nothing_released_costs_nothing_and_no_noise_costs_everything():
     assert composed_epsilon((), DELTA) == 0.0
     assert composed_epsilon(((1.0, 1.0, 5), (0.0, 0.5, 1)), DELTA) == float("inf")

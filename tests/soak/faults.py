@@ -56,7 +56,7 @@ def one(name: str, rounds: int, seed: int) -> Result:
     except Exception as error:  # whatever it is, it is the result
         seconds = time.perf_counter() - began
         return {**asked, "failed": f"{type(error).__name__}: {error}", "seconds": seconds}
-    return {**asked, **asdict(found)}
+    return {**asked, "commit": commit(), **asdict(found)}
 
 
 def survived(result: Result) -> bool:
@@ -135,7 +135,8 @@ def report(found: Mapping[str, Result]) -> str:
     versions = ", ".join(
         f"{name} {number}" for name, number in packages(["flwr", "torch", "numpy"]).items()
     )
-    lines += ["", f"Measured on {processor()}; {versions};", f"commit {commit()}."]
+    commits = ", ".join(sorted({result.get("commit", commit()) for result in found.values()}))
+    lines += ["", f"Measured on {processor()}; {versions};", f"at {commits}."]
     return "\n" + "\n".join(lines) + "\n"
 
 
