@@ -412,7 +412,7 @@ def test_a_full_disc_is_one_line_and_the_run_goes_on_after_it(make, tmp_path, mo
     [
         lambda path: OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
         lambda path: OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)),
-        lambda path: OSError(f"{path}: cannot be written (No space left (os error 28))"),
+        lambda path: OSError(errno.EIO, "No space left (os error 28)", str(path)),  # safetensors
     ],
 )
 def test_a_checkpoint_that_cannot_be_written_is_one_line(said, make, tmp_path, monkeypatch, capsys):

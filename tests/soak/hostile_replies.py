@@ -325,7 +325,7 @@ def _forge_ledger(reply: Message, parts: _Parts, draw: Random) -> Message:
     real = PrivacyLedger()
     for _ in range(draw.choice((1, 3, 16, 17))):
         real = real.charge(
-            noise_multiplier=draw.choice((draw.random() * 10.0, 990.0)),
+            noise_multiplier=draw.random() * draw.choice((10.0, 1000.0)),
             sample_rate=draw.choice((1.0, draw.random())),
             steps=draw.choice((1, 2**53)),
         )
