@@ -3,102 +3,24 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from fedstrategies.flower.account import MOST_OWED, Account, few_mechanisms
 from fedstrategies.flower.errors import ProtocolError
-from fedstrategies.flower.rules import ClientRule
 from fedstrategies.privacy import Accountant, PrivacyError, composed_epsilon
 from fedstrategies.privacy import Ledger as PrivacyLedger
 
-__all__ = ["Account", "Accounts", "read_ledger", "work_of"]
+__all__ = ["Accounts"]
 
-_OWED = struct.Struct("<Q")
 _HEAD = struct.Struct("<4sI")
 _ENTRY = struct.Struct("<QI")
 _MAGIC = b"ACC1"
 _BEFORE = -1
-_MOST_OWED = 2**32
-_MOST_MECHANISMS = 16
 # Outside of these Opacus raises, or takes seconds to for ever. Moving to the nearer end only
 # raises epsilon; below the smallest sigma it is counted as infinite.
 _LEAST_SIGMA, _MOST_SIGMA, _LEAST_RATE = 1e-3, 1e3, 1e-12
-
-
-def work_of(rule: ClientRule) -> int:
-    """Gradient steps of one request, up to a factor that is the client's own and stays the same.
-
-    ``rule.local_steps``, of which a rule with a number for each client has one here; 1 for a rule
-    that has no such attribute.
-    """
-    steps: int | tuple[int, ...] = getattr(rule, "local_steps", 1)
-    return max(steps) if isinstance(steps, tuple) else steps
-
-
-def read_ledger(data: object) -> PrivacyLedger:
-    """A ledger that came over the network.
-
-    Raises
-    ------
-    ValueError
-        If it is no ledger, or one of more mechanisms than any honest client has (16).
-    """
-    if not isinstance(data, bytes):
-        raise ProtocolError(f"ledger of privacy: expected bytes, got {type(data).__name__}")
-    return _few(PrivacyLedger.from_bytes(data))
-
-
-def _few(ledger: PrivacyLedger) -> PrivacyLedger:
-    """The ledger, if epsilon follows from it quickly."""
-    if len(ledger.segments) > _MOST_MECHANISMS:
-        raise ProtocolError(
-            f"ledger of privacy: {len(ledger.segments)} mechanisms so far, at most "
-            f"{_MOST_MECHANISMS} are taken"
-        )
-    return ledger
-
-
-@dataclass(frozen=True, kw_only=True)
-class Account:
-    """What a request tells a client about its own spending.
-
-    Attributes
-    ----------
-    ledger : fedstrategies.privacy.Ledger
-        The server's copy.
-    unanswered : int
-        Work (`work_of`) of the requests for which no reply brought a ledger: what a node that
-        lost its record may have released without the server's knowledge.
-    """
-
-    ledger: PrivacyLedger = field(default_factory=PrivacyLedger)
-    unanswered: int = 0
-
-    def to_bytes(self) -> bytes:
-        """Pack: 8 bytes and the ledger; nothing if there is nothing to tell."""
-        if self == Account():
-            return b""
-        return _OWED.pack(self.unanswered) + self.ledger.to_bytes()
-
-    @classmethod
-    def from_bytes(cls, data: object) -> Account:
-        """Unpack.
-
-        Raises
-        ------
-        ValueError
-            If the bytes are no account.
-        """
-        if data == b"":
-            return cls()
-        if not isinstance(data, bytes) or len(data) < _OWED.size:
-            raise ProtocolError("account of privacy: expected at least 8 bytes")
-        (unanswered,) = _OWED.unpack_from(data)
-        if unanswered > _MOST_OWED:
-            raise ProtocolError(f"account of privacy: {unanswered} unanswered requests")
-        return cls(ledger=PrivacyLedger.from_bytes(data[_OWED.size :]), unanswered=unanswered)
 
 
 class Accounts:
@@ -173,7 +95,7 @@ class Accounts:
         """What to tell a client; nothing as long as no client has turned out to be private."""
         if not (self._private or any(asked < 0 for asked, _ in self._open[partition])):
             return Account()
-        owed = min(self.unanswered(partition), _MOST_OWED)
+        owed = min(self.unanswered(partition), MOST_OWED)
         return Account(ledger=self._ledgers[partition], unanswered=owed)
 
     def asked(self, partition: int, sequence: int, work: int) -> None:
@@ -193,7 +115,7 @@ class Accounts:
             If the client has told of more mechanisms by now than any honest one has (16).
         """
         if ledger != self._ledgers[partition]:
-            self._ledgers[partition] = _few(self._ledgers[partition].join(ledger))
+            self._ledgers[partition] = few_mechanisms(self._ledgers[partition].join(ledger))
         self._private = True
         self._plain.discard(partition)
         self._answered(partition, up_to)

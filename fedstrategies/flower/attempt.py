@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fedstrategies.compressors import Floats, Payload
-from fedstrategies.flower.accounts import work_of
+from fedstrategies.flower.account import work_of
 from fedstrategies.flower.contract import Assignment
 from fedstrategies.flower.control import Request
 from fedstrategies.flower.edition import Edition

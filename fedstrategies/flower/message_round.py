@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Rec
 from torch import Tensor
 
 from fedstrategies.compressors import Payload
-from fedstrategies.flower.accounts import read_ledger, work_of
+from fedstrategies.flower.account import read_ledger, work_of
 from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.contract import Assignment, Delivery
 from fedstrategies.flower.control import MemoryCommand, Request, Response, Status, Tag

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from flwr.app import ConfigRecord, RecordDict
 
-from fedstrategies.flower.accounts import Account
+from fedstrategies.flower.account import Account
 from fedstrategies.objectives import BatchedObjective, Objective, PersonalObjective
 from fedstrategies.objectives.wrapped import WrappedObjectives
 from fedstrategies.privacy import (

@@ -27,6 +27,7 @@ from urllib.parse import quote
 
 from flwr.app import Context, RecordDict
 
+from fedstrategies.durable import sync, write_all
 from fedstrategies.flower.record_files import (
     Record,
     checksum,
@@ -156,7 +157,7 @@ class DirectoryStore:
             partial.unlink(missing_ok=True)
             raise
         if self.durable:
-            _sync(folder)
+            sync(folder)
             if not head:
                 self._sync_parents(folder, made)
         for key in head.keys() - places.keys():
@@ -168,7 +169,7 @@ class DirectoryStore:
         root = Path(self.path)
         for one in dict.fromkeys((folder, folder.parent, root, *made)):
             try:
-                _sync(one.parent)
+                sync(one.parent)
             except PermissionError:  # above the directory, where nothing need be ours
                 if one != root and one not in root.parents:
                     raise
@@ -177,9 +178,7 @@ class DirectoryStore:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         with open(descriptor, "wb", buffering=0) as file:
             for part in parts:
-                left = memoryview(part)
-                while left:
-                    left = left[file.write(left) :]
+                write_all(file, part)
             file.truncate(size)
             if self.durable:
                 os.fsync(descriptor)
@@ -211,12 +210,3 @@ def _read_records(folder: Path, head: Head) -> tuple[dict[str, Record], bool]:
     if broken:
         records = {key: one for key, one in records.items() if key not in (CONTROL, MEMORY)}
     return records, broken
-
-
-def _sync(folder: Path) -> None:
-    """Make the replacement of a file in a folder last."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,7 @@ from flwr.app import Context
 from torch import Tensor
 
 from fedstrategies.compressors import Payload
-from fedstrategies.flower.accounts import Account, work_of
+from fedstrategies.flower.account import Account, work_of
 from fedstrategies.flower.control import unpack_constants
 from fedstrategies.flower.on_device import step_on_device
 from fedstrategies.flower.records import CONTROL, LEDGER

@@ -14,7 +14,7 @@ from fedstrategies.compressors import TopK
 from fedstrategies.efbv import EFBVClient, GradientDescent
 from fedstrategies.engines import CohortGrid
 from fedstrategies.flower import Accounts, BaseClient
-from fedstrategies.flower.accounts import Account
+from fedstrategies.flower.account import Account
 from fedstrategies.flower.control import Response, Status
 from fedstrategies.flower.records import CONTROL, LEDGER
 from fedstrategies.privacy import Ledger as PrivacyLedger

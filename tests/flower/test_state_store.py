@@ -469,7 +469,7 @@ def test_the_names_of_new_folders_reach_the_disk(
     context = Context(run_id=5, node_id=7, node_config={}, state=RecordDict(), run_config={})
     store = DirectoryStore(tmp_path / "new" / "states", durable=durable)
     synced: list[Path] = []
-    monkeypatch.setattr(state_store, "_sync", synced.append)
+    monkeypatch.setattr(state_store, "sync", synced.append)
     for number in range(2):
         synced.clear()
         with store.opened(context) as own:
@@ -485,14 +485,14 @@ def test_a_folder_above_that_may_not_be_read_is_left_alone(
 ) -> None:
     context = Context(run_id=5, node_id=7, node_config={}, state=RecordDict(), run_config={})
     store = DirectoryStore(tmp_path / "states", durable=True)
-    sync = state_store._sync
+    sync = state_store.sync
 
     def guarded(folder: Path) -> None:
         if folder == tmp_path:
             raise PermissionError(folder)
         sync(folder)
 
-    monkeypatch.setattr(state_store, "_sync", guarded)
+    monkeypatch.setattr(state_store, "sync", guarded)
     with store.opened(context) as own:
         own.state["mine"] = MetricRecord({"n": 1})
     with store.opened(context) as own:

@@ -25,7 +25,8 @@ from fedstrategies.checkpoint import CheckpointError, read_checkpoint, write_che
 from fedstrategies.compressors import parse_compressor
 from fedstrategies.fedp3.frames import Downlink
 from fedstrategies.flower import DirectoryStore
-from fedstrategies.flower.accounts import Account, Accounts, read_ledger
+from fedstrategies.flower.account import Account, read_ledger
+from fedstrategies.flower.accounts import Accounts
 from fedstrategies.flower.control import ORIGIN, MemoryCommand, Request, Response, Status, Tag
 from fedstrategies.flower.errors import ProtocolError
 from fedstrategies.flower.receipts import Receipts
