@@ -2,54 +2,37 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from math import isnan, nan
 from typing import cast, overload
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.client import NumPyClient
-from torch import Tensor
 
-from fedstrategies.flower.control import (
-    MemoryCommand,
-    Request,
-    Response,
-    Status,
-)
+from fedstrategies.flower.control import Request, Response, Status
 from fedstrategies.flower.rank import answer, partition_of
 from fedstrategies.flower.receipts import Decision, Receipts
+from fedstrategies.flower.receiving import Arrays, ReceivingClient, Scalar
 from fedstrategies.flower.records import (
     CONTROL,
-    DOWNLINK,
     LEDGER,
     blob_of,
     bytes_under,
-    load_memory,
     load_receipts,
-    load_replica,
     raw_array,
     records_of,
     replica_records,
     save_state,
     single_config,
 )
-from fedstrategies.flower.replica import Replica, Route, rebuild
-from fedstrategies.flower.rules import AssembledRule, ClientRule, GuidedRule
-from fedstrategies.flower.working import WorkingClient
 from fedstrategies.privacy import BudgetSpent
-from fedstrategies.wire import decode, decode_vector, encode
+from fedstrategies.wire import encode
 
 __all__ = ["BaseClient"]
 
-Scalar = bool | bytes | float | int | str
-Arrays = list[npt.NDArray[np.uint8]]
 
-
-class BaseClient(WorkingClient, NumPyClient):
+class BaseClient(ReceivingClient, NumPyClient):
     """A client of one of this suite's algorithms.
 
     It is built anew for every message (Flower does so), and keeps everything that must last in
@@ -73,16 +56,6 @@ class BaseClient(WorkingClient, NumPyClient):
     PrivacyError
         If the objective has no private gradients.
     """
-
-    @abstractmethod
-    def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:
-        """The algorithm's client half, from what the server sent.
-
-        Raises
-        ------
-        ValueError
-            If this client cannot follow (an unknown compressor, say).
-        """
 
     def keep(self) -> None:
         """Put what else must last into ``context.state``; called after each upload (default: none).
@@ -214,82 +187,6 @@ class BaseClient(WorkingClient, NumPyClient):
         return measured.pop("loss", nan), self.evaluation.num_examples, {**measured}
 
     # ---------------------------------------------------------------- internals
-
-    def _received(
-        self, arrays: Arrays, rule: ClientRule, request: Request, config: Mapping[str, Scalar]
-    ) -> tuple[Tensor, Arrays, Replica | None] | None:
-        """What to work at, what came behind it, and the version to keep; None: not to be had.
-
-        That is the model (d,), sent as it is or to be rebuilt, or all vectors of a `GuidedRule`
-        (r, d). A version is kept only where the downlink is compressed.
-        """
-        if DOWNLINK not in config:
-            return *self._decoded(arrays, rule), None
-        packed = config[DOWNLINK]
-        route = Route.from_bytes(packed if isinstance(packed, bytes) else b"")
-        if len(arrays) < route.frames:
-            raise ValueError(f"{len(arrays)} frames came, the model alone has {route.frames}")
-        replica = rebuild(
-            load_replica(self.context.state),
-            route,
-            [bytes_under(blob) for blob in arrays[: route.frames]],
-            session=request.session,
-            dimension=self.objective.dimension,
-        )
-        return None if replica is None else (replica.w, arrays[route.frames :], replica)
-
-    def _decoded(self, arrays: Arrays, rule: ClientRule) -> tuple[Tensor, Arrays]:
-        """The model or the rule's vectors from their frames, and what came behind them."""
-        dimension = self.objective.dimension
-        if isinstance(rule, AssembledRule):
-            count = len(rule.lengths)
-            parts = [
-                decode(bytes_under(blob), dimension=length, name=f"frame {place} of the model")
-                for place, (blob, length) in enumerate(
-                    zip(arrays[:count], rule.lengths, strict=True)
-                )
-            ]
-            return rule.assemble(parts), arrays[count:]
-        blob, extra = bytes_under(arrays[0]), arrays[1:]
-        if not isinstance(rule, GuidedRule):
-            return decode_vector(blob, dimension=dimension), extra
-        return decode_vector(blob, dimension=rule.vectors * dimension).view(-1, dimension), extra
-
-    def _settle(
-        self,
-        decision: Decision,
-        receipts: Receipts,
-        request: Request,
-        x: Tensor,
-        extra: Arrays,
-        rule: ClientRule,
-    ) -> tuple[Mapping[str, Tensor], bool]:
-        """The memory from which the new upload is computed, and whether it must be stored."""
-        dimension = self.objective.dimension
-
-        def newborn(device: str) -> dict[str, Tensor]:
-            where = torch.device(device)
-            return rule.initial_memory(1, dimension, self.objective.dtype, where)
-
-        if decision is Decision.REPLACE:
-            if request.memory is MemoryCommand.ZERO:
-                return newborn("cpu"), True
-            return {
-                name: decode_vector(bytes_under(blob), dimension=dimension).unsqueeze(0)
-                for name, blob in zip(newborn("meta"), extra, strict=True)
-            }, True
-        stored = load_memory(self.context.state)
-        memory = newborn("cpu") if stored is None else stored
-        if decision is Decision.ROLL_BACK:
-            return memory, False
-        pending = receipts.pending
-        assert pending is not None
-        settled = decode(pending.blob, dimension=dimension, name="pending upload")
-        settlement = (
-            decode_vector(bytes_under(extra[-1]), dimension=dimension) if request.settlement else x
-        )
-        self.rule(pending.constants, pending.spec).commit_(memory, settled, settlement=settlement)
-        return memory, True
 
     def _reply(self, request: Request, receipts: Receipts) -> tuple[Arrays, int, dict[str, Scalar]]:
         pending = receipts.pending
