@@ -36,7 +36,8 @@ from fedstrategies.objectives.wrapped import WrappedObjectives
 from fedstrategies.pruning import OrderedDropout, UniformPruning, layer_groups
 from fedstrategies.random import Purpose, client_keys, sample_without_replacement, uniforms
 from fedstrategies.reduce import sum_over_clients
-from fedstrategies.scafflix.algorithm import FedAvgRule, ScafflixRule
+from fedstrategies.scafflix.algorithm import ScafflixRule
+from fedstrategies.scafflix.baseline_rules import FedAvgRule
 from fedstrategies.sppm.algorithm import GradientRule, LocalProxRule
 from fedstrategies.wire import decode, encode, encode_rows, encoded_sizes
 from tests.fake_device import DEVICE, elsewhere, fake_device

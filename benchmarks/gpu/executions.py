@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, vmap
 from benchmarks.gpu.task import STEPSIZE, Task
 from fedstrategies.engines.execution import Execution as Engine
 from fedstrategies.objectives import TorchObjective
-from fedstrategies.scafflix.algorithm import FedAvgRule
+from fedstrategies.scafflix.baseline_rules import FedAvgRule
 from fedstrategies.threads import single_threaded
 
 __all__ = ["CHUNKS", "EXECUTIONS", "Execution", "Graphed", "Looped", "Suite", "Vmapped", "make"]

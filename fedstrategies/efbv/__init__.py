@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from fedstrategies.efbv.algorithm import ClientRule, ServerState, Upload, server_step
     from fedstrategies.efbv.client import EFBVClient
     from fedstrategies.efbv.constants import Theory
-    from fedstrategies.efbv.strategy import DIANA, EF21, EFBV, GradientDescent
+    from fedstrategies.efbv.special_cases import DIANA, EF21, GradientDescent
+    from fedstrategies.efbv.strategy import EFBV
 
 __all__ = [
     "DIANA",
@@ -30,7 +31,8 @@ __all__ = [
 _HOMES = {
     "algorithm": ("ClientRule", "ServerState", "Upload", "server_step"),
     "client": ("EFBVClient",),
-    "strategy": ("DIANA", "EF21", "EFBV", "GradientDescent"),
+    "special_cases": ("DIANA", "EF21", "GradientDescent"),
+    "strategy": ("EFBV",),
     "constants": ("Theory",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

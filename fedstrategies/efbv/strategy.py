@@ -1,4 +1,4 @@
-"""EF-BV, EF21, DIANA and gradient descent as Flower strategies."""
+"""EF-BV as a Flower strategy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fedstrategies.compressors import Compressor, Constants, Identity
+from fedstrategies.compressors import Compressor, Constants
 from fedstrategies.efbv import downlink_theory as downlink_analysis
 from fedstrategies.efbv import theory as analysis
 from fedstrategies.efbv.algorithm import (
@@ -25,7 +25,7 @@ from fedstrategies.flower import Assignment, BaseStrategy, Delivery, Update
 from fedstrategies.objectives import NoProx, Prox, Smoothness
 from fedstrategies.stepsize import parse_stepsize
 
-__all__ = ["DIANA", "EF21", "EFBV", "GradientDescent"]
+__all__ = ["EFBV"]
 
 logger = logging.getLogger("flwr")
 
@@ -265,72 +265,3 @@ class EFBV(BaseStrategy):
             logger.info(
                 "\t└──> from L = %.10g, L_tilde = %.10g", self.smoothness.L, self.smoothness.L_tilde
             )
-
-
-class EF21(EFBV):
-    """EF21: EF-BV with lambda = nu = 1 (on lambda* C where C is no contraction).
-
-    Parameters are those of `EFBV` without lam and nu. With m of n participants it is EF21-PP:
-    their messages are added unscaled.
-    """
-
-    def __init__(self, *, compressor: Compressor, **settings: Any) -> None:
-        _refuse(settings, ("lam", "nu"), "EF21 fixes lambda and nu; use EFBV to choose them")
-        super().__init__(compressor=compressor, **settings)
-
-    def analyse(self, operator: Constants, smoothness: Smoothness) -> Theory:
-        """See `theory.ef21`."""
-        return analysis.ef21(
-            operator,
-            smoothness,
-            clients=self.clients,
-            cohort=self.cohort_size,
-            regularised=not isinstance(self.prox, NoProx),
-        )
-
-
-class DIANA(EFBV):
-    """DIANA: nu = 1, lambda = 1/(1 + omega), an unbiased compressor.
-
-    Parameters are those of `EFBV` without lam and nu. A biased compressor is refused.
-    """
-
-    def __init__(self, *, compressor: Compressor, **settings: Any) -> None:
-        _refuse(settings, ("lam", "nu"), "DIANA fixes lambda and nu; use EFBV to choose them")
-        super().__init__(compressor=compressor, **settings)
-
-    def analyse(self, operator: Constants, smoothness: Smoothness) -> Theory:
-        """See `theory.diana`."""
-        return analysis.diana(operator, smoothness, clients=self.clients, cohort=self.cohort_size)
-
-
-class GradientDescent(EFBV):
-    """(Proximal) gradient descent with dense uploads: the baseline that saves nothing.
-
-    Clients keep no memory. Where some do not answer and ``on_failure`` is ``"continue"``, the mean
-    gradient of those who did stands in for that of all.
-
-    Parameters are those of `EFBV` without compressor, lam, nu and shift_init.
-    """
-
-    def __init__(self, **settings: Any) -> None:
-        reason = "gradient descent has no compressor, lambda, nu or shift_init; use EFBV"
-        _refuse(settings, ("compressor", "lam", "nu", "shift_init"), reason)
-        super().__init__(compressor=Identity(), **settings)
-
-    def analyse(self, operator: Constants, smoothness: Smoothness) -> Theory:
-        """See `theory.gradient_descent`."""
-        return analysis.gradient_descent(
-            operator, smoothness, clients=self.clients, cohort=self.cohort_size
-        )
-
-    def gradient_step(self, delivery: Delivery) -> float:
-        """1, or n over the number of those who answered."""
-        return self.clients / len(delivery.partition_ids)
-
-
-def _refuse(settings: dict[str, Any], names: tuple[str, ...], reason: str) -> None:
-    if any(settings.get(name) is not None for name in names):
-        raise ValueError(reason)
-    for name in names:
-        settings.pop(name, None)

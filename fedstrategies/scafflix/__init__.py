@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedstrategies.scafflix.algorithm import FedAvgRule, FLIXRule, ScafflixRule
+    from fedstrategies.scafflix.algorithm import ScafflixRule
+    from fedstrategies.scafflix.baseline_rules import FedAvgRule, FLIXRule
     from fedstrategies.scafflix.baselines import FLIX, FedAvg
     from fedstrategies.scafflix.client import ScafflixClient
     from fedstrategies.scafflix.strategy import IScaffnew, Scafflix, Scaffnew
@@ -29,7 +30,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "algorithm": ("FLIXRule", "FedAvgRule", "ScafflixRule"),
+    "algorithm": ("ScafflixRule",),
+    "baseline_rules": ("FLIXRule", "FedAvgRule"),
     "baselines": ("FLIX", "FedAvg"),
     "client": ("ScafflixClient",),
     "strategy": ("IScaffnew", "Scaffnew", "Scafflix"),

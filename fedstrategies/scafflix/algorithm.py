@@ -1,4 +1,4 @@
-"""Scafflix and its baselines: explicit personalisation and accelerated local training.
+"""Scafflix: explicit personalisation and accelerated local training.
 
 The FLIX problem is ``min_x (1/n) sum_i f_i(x~_i)`` with the deployed model of client i
 ``x~_i = alpha_i x + (1 - alpha_i) x_i*``, where ``x_i* = argmin f_i``. One round of Scafflix:
@@ -19,7 +19,7 @@ Source: Yi, Condat, Richtarik (2023); dissertation arXiv 2509.08233, chapter on 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import floor, log1p
@@ -28,14 +28,13 @@ import torch
 from torch import Tensor
 
 from fedstrategies.compressors import Payload
-from fedstrategies.memoryless import MemorylessRule, whole
-from fedstrategies.objectives import BatchedObjective, PersonalObjectives
+from fedstrategies.memoryless import whole
+from fedstrategies.objectives import BatchedObjective
 from fedstrategies.random import Purpose, client_keys, derived_keys, uniforms
 from fedstrategies.reduce import sum_over_clients
+from fedstrategies.scafflix.client_rows import deployed_models, rows_of, selected_of
 
 __all__ = [
-    "FLIXRule",
-    "FedAvgRule",
     "ScafflixRule",
     "draw_local_steps",
     "local_steps",
@@ -88,7 +87,7 @@ def local_steps(
     for step in range(steps):
         batch = derived_keys(draws, step) if objective.stochastic else None
         losses, gradients = objective.value_and_gradient(
-            _deployed(objective, points, alpha, clients), clients=clients, keys=batch
+            deployed_models(objective, points, alpha, clients), clients=clients, keys=batch
         )
         first = losses if first is None else first
         # Models may be large: later steps write where the first one did.
@@ -180,9 +179,9 @@ class ScafflixRule:
         points, losses = local_steps(
             x,
             objective,
-            shift=_rows(memory["h"], clients),
-            gamma=_rows(self._gamma, clients),
-            alpha=_rows(self._alpha, clients),
+            shift=rows_of(memory["h"], clients),
+            gamma=rows_of(self._gamma, clients),
+            alpha=rows_of(self._alpha, clients),
             steps=self.local_steps,
             keys=keys,
             clients=clients,
@@ -206,7 +205,7 @@ class ScafflixRule:
         """
         if settlement is None:
             raise ValueError("Scafflix settles an upload by the mean of the round that used it")
-        shares = self.p * _rows(self._alpha, clients) / _rows(self._gamma, clients)
+        shares = self.p * rows_of(self._alpha, clients) / rows_of(self._gamma, clients)
         # A few clients at a time: their changes are as long as their memories.
         together = max(1, _AT_A_TIME // len(settlement))
         for start in range(0, len(payload), together):
@@ -232,123 +231,5 @@ class ScafflixRule:
 
     def rows(self, selection: Tensor) -> ScafflixRule:
         """The rule of some clients."""
-        gamma, alpha = _selected(self.gamma, selection), _selected(self.alpha, selection)
+        gamma, alpha = selected_of(self.gamma, selection), selected_of(self.alpha, selection)
         return replace(self, gamma=gamma, alpha=alpha)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FedAvgRule(MemorylessRule):
-    """K plain local (stochastic) gradient steps on f_i; sends the model.
-
-    Attributes
-    ----------
-    local_steps : int
-        K.
-    gamma : tuple of float
-        Step size, one per row of the objective.
-    """
-
-    local_steps: int
-    gamma: tuple[float, ...]
-
-    @cached_property
-    def _gamma(self) -> Tensor:
-        return torch.tensor(self.gamma, dtype=torch.float64)
-
-    def step(
-        self,
-        memory: Mapping[str, Tensor],
-        x: Tensor,
-        objective: BatchedObjective,
-        keys: Tensor,
-        *,
-        clients: Tensor | None = None,
-    ) -> tuple[Payload, Tensor]:
-        """Models after K local steps and losses f_i(x)."""
-        gamma = _rows(self._gamma, clients)
-        points, losses = local_steps(
-            x,
-            objective,
-            shift=None,
-            gamma=gamma,
-            alpha=torch.ones_like(gamma),
-            steps=self.local_steps,
-            keys=keys,
-            clients=clients,
-        )
-        return whole(points), losses
-
-    def origin(self, sent: Tensor) -> Tensor:
-        """x: local steps begin from the model."""
-        return sent
-
-    def row(self, index: int) -> FedAvgRule:
-        """The rule as one client has it."""
-        return self.rows(torch.tensor([index]))
-
-    def rows(self, selection: Tensor) -> FedAvgRule:
-        """The rule of some clients."""
-        return replace(self, gamma=_selected(self.gamma, selection))
-
-
-@dataclass(frozen=True, kw_only=True)
-class FLIXRule(MemorylessRule):
-    """One (stochastic) gradient of ``F_i(x) = f_i(alpha_i x + (1 - alpha_i) x_i*)``.
-
-    Attributes
-    ----------
-    alpha : tuple of float
-        alpha_i, one per row of the objective.
-    """
-
-    alpha: tuple[float, ...]
-
-    @cached_property
-    def _alpha(self) -> Tensor:
-        return torch.tensor(self.alpha, dtype=torch.float64)
-
-    def step(
-        self,
-        memory: Mapping[str, Tensor],
-        x: Tensor,
-        objective: BatchedObjective,
-        keys: Tensor,
-        *,
-        clients: Tensor | None = None,
-    ) -> tuple[Payload, Tensor]:
-        """``alpha_i grad f_i(x~_i)`` and losses f_i(x~_i)."""
-        alpha = _rows(self._alpha, clients)
-        batch = (
-            derived_keys(derived_keys(keys, Purpose.MINIBATCH), 0) if objective.stochastic else None
-        )
-        losses, gradients = objective.value_and_gradient(
-            _deployed(objective, x, alpha, clients), clients=clients, keys=batch
-        )
-        return whole(alpha.to(x.dtype).unsqueeze(1) * gradients), losses
-
-    def row(self, index: int) -> FLIXRule:
-        """The rule as one client has it."""
-        return self.rows(torch.tensor([index]))
-
-    def rows(self, selection: Tensor) -> FLIXRule:
-        """The rule of some clients."""
-        return replace(self, alpha=_selected(self.alpha, selection))
-
-
-def _deployed(
-    objective: BatchedObjective, points: Tensor, alpha: Tensor, clients: Tensor | None
-) -> Tensor:
-    """x~_i; the points themselves where no client is personal."""
-    if bool((alpha == 1).all()):
-        return points
-    if not isinstance(objective, PersonalObjectives):
-        raise ValueError("alpha below 1 needs the clients' x_i*: stack PersonalObjective")
-    return objective.deployed(points, alpha, clients=clients)
-
-
-def _selected(values: Sequence[float], selection: Tensor) -> tuple[float, ...]:
-    return tuple(values[row] for row in selection.tolist())
-
-
-def _rows(values: Tensor, clients: Tensor | None) -> Tensor:
-    return values if clients is None else values[clients]

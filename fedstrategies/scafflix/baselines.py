@@ -13,7 +13,8 @@ from fedstrategies.flower import Assignment, Delivery, Update
 from fedstrategies.objectives import Smoothness
 from fedstrategies.robust import Aggregator
 from fedstrategies.scafflix import theory as analysis
-from fedstrategies.scafflix.algorithm import FedAvgRule, FLIXRule, weighted_mean
+from fedstrategies.scafflix.algorithm import weighted_mean
+from fedstrategies.scafflix.baseline_rules import FedAvgRule, FLIXRule
 from fedstrategies.scafflix.personal_strategy import PersonalStrategy
 from fedstrategies.server_optimizer import ServerOptimizer
 

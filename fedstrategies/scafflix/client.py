@@ -20,7 +20,8 @@ from fedstrategies.objectives import (
 from fedstrategies.privacy import Privacy
 from fedstrategies.random import Purpose, client_keys
 from fedstrategies.saved_model import save_model
-from fedstrategies.scafflix.algorithm import FedAvgRule, FLIXRule, ScafflixRule
+from fedstrategies.scafflix.algorithm import ScafflixRule
+from fedstrategies.scafflix.baseline_rules import FedAvgRule, FLIXRule
 from fedstrategies.wire import decode_vector, encode_vector
 
 __all__ = ["ScafflixClient"]

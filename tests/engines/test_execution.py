@@ -28,7 +28,8 @@ from fedstrategies.objectives import (
 from fedstrategies.objectives.last_point import without_memory
 from fedstrategies.pruning import OrderedDropout
 from fedstrategies.random import Purpose, client_keys
-from fedstrategies.scafflix.algorithm import FedAvgRule, FLIXRule, ScafflixRule
+from fedstrategies.scafflix.algorithm import ScafflixRule
+from fedstrategies.scafflix.baseline_rules import FedAvgRule, FLIXRule
 from fedstrategies.sppm.algorithm import GradientRule, LocalProxRule
 from fedstrategies.threads import single_threaded
 from tests.efbv.helpers import problem

@@ -8,7 +8,7 @@ from fedstrategies.fedp3 import Downlink, FedP3Rule, LocalTraining, PersonalHead
 from fedstrategies.objectives import BatchedObjective, TorchObjective
 from fedstrategies.pruning import GlobalPruning, OrderedDropout, UniformPruning
 from fedstrategies.random import Purpose, client_keys, derived_keys
-from fedstrategies.scafflix.algorithm import FedAvgRule
+from fedstrategies.scafflix.baseline_rules import FedAvgRule
 from tests.fedp3.setting import CLIENTS, Setting
 
 IDS = torch.arange(CLIENTS)

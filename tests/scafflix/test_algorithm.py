@@ -9,13 +9,12 @@ from torch import Tensor
 from fedstrategies.compressors import Floats, Payload
 from fedstrategies.objectives import LogisticRegression
 from fedstrategies.scafflix.algorithm import (
-    FedAvgRule,
-    FLIXRule,
     ScafflixRule,
     draw_local_steps,
     local_steps,
     weighted_mean,
 )
+from fedstrategies.scafflix.baseline_rules import FedAvgRule, FLIXRule
 from tests.scafflix.setting import CLIENTS, DIMENSION, RANDOM, Setting
 
 KEYS = torch.zeros(CLIENTS, dtype=torch.int64)
