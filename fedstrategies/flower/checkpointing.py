@@ -18,7 +18,7 @@ from fedstrategies.flower.resumption import check_snapshot, resume, snapshot
 if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
 
-__all__ = ["Checkpointing", "charge_requests"]
+__all__ = ["Checkpointing"]
 
 logger = logging.getLogger("flwr")
 
@@ -35,14 +35,11 @@ class Checkpointing:
         Rounds between two of them.
     source : Path or None
         A checkpoint, or a folder of them, to go on from; None: the run begins anew.
-    requests : RequestLog or None
-        What private clients were asked since the last checkpoint; None: nothing is written down.
     """
 
     kept: Checkpoints | None = None
     every: int = 0
     source: Path | None = None
-    requests: RequestLog | None = None
 
     @classmethod
     def of(
@@ -61,28 +58,25 @@ class Checkpointing:
                 "of rounds >= 1, or neither"
             )
         source = None if resume is None else Path(resume)
-        if folder is None:
-            return cls(source=source)
-        kept = Checkpoints(Path(folder))
-        if source is None and kept.found():
+        kept = None if folder is None else Checkpoints(Path(folder))
+        if source is None and kept is not None and kept.found():
             raise ValueError(
                 f"checkpoints = {folder}: there are checkpoints of a run; give resume = "
                 f"{str(folder)!r} to go on with it, or another folder"
             )
-        requests = RequestLog(kept.directory)
-        return cls(kept=kept, every=every, source=source, requests=requests)
+        return cls(kept=kept, every=every, source=source)
 
     def resume(
         self,
         strategy: BaseStrategy,
         callbacks: Sequence[Callback],
-        requests: RequestLog | None,
+        grid: Grid,
         *,
         num_rounds: int,
     ) -> bool:
         """Let a strategy that is set up, and its callbacks, go on from the source.
 
-        Requests that an earlier server sent after it are charged.
+        Requests that an earlier server sent after it are charged (`charge_requests`).
 
         Returns
         -------
@@ -116,7 +110,7 @@ class Checkpointing:
             )
         try:
             resume(strategy, tree["strategy"])
-            charge_requests(strategy, requests)
+            self.charge_requests(strategy, grid)
             stops = [
                 callback.on_resume(state, strategy.x)
                 for callback, (_, state) in zip(followers, tree["callbacks"], strict=True)
@@ -126,15 +120,60 @@ class Checkpointing:
         logger.info("goes on after round %d (%s)", strategy.round, self.source)
         return any(stops)
 
-    def requests_on(self, grid: Grid) -> RequestLog | None:
-        """Where requests are written down; None: nowhere.
+    def charge_requests(self, strategy: BaseStrategy, grid: Grid) -> None:
+        """Count as unanswered what an earlier server asked for after the strategy's round.
 
         Not where what is in no checkpoint is done again by the same bits, and charged then.
+
+        Raises
+        ------
+        CheckpointError, OSError
+            If it cannot be read, or is of another run.
         """
-        return None if getattr(grid, "repeats_releases", False) else self.requests
+        if _repeats(grid):
+            return
+        folders = [] if self.kept is None else [self.kept.directory]
+        if self.source is not None:
+            folders.append(self.source if self.source.is_dir() else self.source.parent)
+        logs = {folder.absolute(): RequestLog(folder) for folder in folders}
+        for log in logs.values():
+            owed = log.work(strategy.round)
+            if owed and max(owed) >= strategy.clients:
+                raise CheckpointError(
+                    f"{log.directory}: requests to partition {max(owed)} were written down there, "
+                    f"and this run has {strategy.clients} clients; take another folder"
+                )
+            for partition, work in owed.items():
+                strategy.accounts.asked_before(partition, work)
+            if owed:
+                logger.warning(
+                    "%d clients were asked for work after round %d, which nothing was kept of: "
+                    "what they may have released is charged if they are private",
+                    len(owed),
+                    strategy.round,
+                )
+
+    def requests_on(self, strategy: BaseStrategy, grid: Grid) -> RequestLog | None:
+        """Where requests from now on are written down; None: nowhere.
+
+        Raises
+        ------
+        CheckpointError, OSError
+            As `charge_requests`.
+        """
+        if self.kept is None or _repeats(grid):
+            return None
+        log = RequestLog(self.kept.directory)
+        log.go_on(strategy.round)
+        return log
 
     def after_round(
-        self, strategy: BaseStrategy, callbacks: Sequence[Callback], *, last: bool
+        self,
+        strategy: BaseStrategy,
+        callbacks: Sequence[Callback],
+        requests: RequestLog | None,
+        *,
+        last: bool,
     ) -> None:
         """Write a checkpoint if it is time; the callbacks have been told of the round.
 
@@ -147,28 +186,13 @@ class Checkpointing:
             return
         followers = [(_name(one), one.state()) for one in _resumable(callbacks)]
         self.kept.write(strategy.round, {"strategy": snapshot(strategy), "callbacks": followers})
-        if self.requests is not None:
-            self.requests.checkpointed(strategy.round, oldest=self.kept.rounds()[-1])
+        if requests is not None:
+            requests.checkpointed(strategy.round, oldest=self.kept.rounds()[-1])
 
 
-def charge_requests(strategy: BaseStrategy, requests: RequestLog | None) -> None:
-    """Count as unanswered what an earlier server asked for after the strategy's round.
-
-    Raises
-    ------
-    CheckpointError, OSError
-        If that cannot be read.
-    """
-    owed = {} if requests is None else requests.take_up(strategy.round)
-    for partition, work in owed.items():
-        strategy.accounts.asked_before(partition, work)
-    if owed:
-        logger.warning(
-            "%d clients were asked for work after round %d, which nothing was kept of: what they "
-            "may have released is charged if they are private",
-            len(owed),
-            strategy.round,
-        )
+def _repeats(grid: Grid) -> bool:
+    """Whether nodes that begin anew release the same bits again."""
+    return bool(getattr(grid, "repeats_releases", False))
 
 
 def _resumable(callbacks: Sequence[Callback]) -> list[ResumableCallback]:

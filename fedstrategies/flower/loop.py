@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Result
 
 from fedstrategies.flower.batched_round import BatchedRound
 from fedstrategies.flower.callbacks import Callback, ResumableCallback, RoundRecord
-from fedstrategies.flower.checkpointing import Checkpointing, charge_requests
+from fedstrategies.flower.checkpointing import Checkpointing
 from fedstrategies.flower.request_log import RequestLog
 from fedstrategies.flower.sessions import BatchingGrid, CohortSession
 
@@ -51,12 +51,12 @@ def drive(
     strategy.take_model(initial_arrays)
     resumes, result, arrays = checkpointing.source is not None, Result(), initial_arrays
     first, stopped = 0 if resumes else strategy.round, False
-    requests = checkpointing.requests_on(grid)
     if resumes:
-        stopped = checkpointing.resume(strategy, callbacks, requests, num_rounds=num_rounds)
+        stopped = checkpointing.resume(strategy, callbacks, grid, num_rounds=num_rounds)
         arrays = strategy.arrays
     else:
-        charge_requests(strategy, requests)
+        checkpointing.charge_requests(strategy, grid)
+    requests = checkpointing.requests_on(strategy, grid)
     strategy.summary()
     strategy.begin(first + num_rounds - strategy.round)
     session = grid.open_cohort(strategy) if isinstance(grid, BatchingGrid) else None
@@ -96,7 +96,7 @@ def drive(
             stops = [callback.on_round(record) for callback in callbacks]
             stopped = any(stops)
             last = stopped or strategy.round == first + num_rounds
-            checkpointing.after_round(strategy, callbacks, last=last)
+            checkpointing.after_round(strategy, callbacks, requests, last=last)
     except BaseException:
         _log(_end(strategy, session, callbacks))
         raise

@@ -68,8 +68,8 @@ class RequestLog:
         if new:
             sync(self.directory)
 
-    def take_up(self, after: int) -> dict[int, int]:
-        """Work asked for after a checkpoint, by partition; from now on all of it is in one file.
+    def work(self, after: int) -> dict[int, int]:
+        """Work asked for after a checkpoint, by partition.
 
         Parameters
         ----------
@@ -81,35 +81,41 @@ class RequestLog:
         CheckpointError
             If a file is damaged.
         OSError
-            If one cannot be read or written.
+            If one cannot be read.
         """
-        self._after = after
-        paths = [path for round, path in self._found() if round >= after]
-        if not paths:
-            return {}
-        lines = [line for path in paths for line in _read(path)]
-        # A cut line must not stand before the next one; nor what a course that was left asked for
-        # be counted twice, or be forgotten with its checkpoints.
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_durably(self._path(after), text.encode("ascii"))
-        self._remove(path for path in paths if path != self._path(after))
         total: Counter[int] = Counter()
-        for line in lines:
+        for line in self._lines(after):
             for partition, work in line:
                 total[partition] += work
         return dict(total)
+
+    def go_on(self, after: int) -> None:
+        """From now on all that was asked for after a checkpoint, and what comes, is in one file.
+
+        Raises
+        ------
+        CheckpointError, OSError
+            As `work`, or if it cannot be written.
+        """
+        self._after = after
+        paths = [path for round, path in self._found() if round >= after]
+        if paths:
+            # A cut line must not stand before the next one; nor what a course that was left asked
+            # for be counted twice, or be forgotten with its checkpoints.
+            text = "".join(json.dumps(line) + "\n" for line in self._lines(after))
+            write_durably(self._path(after), text.encode("ascii"))
+            self._remove(path for path in paths if path != self._path(after))
 
     def checkpointed(self, round: int, *, oldest: int) -> None:
         """A checkpoint was written; what precedes the oldest that is kept can be forgotten."""
         self._after = round
         self._remove(path for before, path in self._found() if before < oldest)
 
-    def clear(self) -> None:
-        """Delete all."""
-        self._remove(path for _, path in self._found())
-
     def _path(self, after: int) -> Path:
         return self.directory / f"asked-{after:09d}"
+
+    def _lines(self, after: int) -> list[list[list[int]]]:
+        return [line for round, path in self._found() if round >= after for line in _read(path)]
 
     def _found(self) -> list[tuple[int, Path]]:
         if not self.directory.is_dir():

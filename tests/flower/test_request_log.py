@@ -89,6 +89,20 @@ def test_a_real_secret_s_releases_are_all_charged(
     assert sum(last.accounts.unanswered(partition) for partition in range(CLIENTS)) == 0
 
 
+def test_requests_are_charged_wherever_the_run_goes_on(setting: Setting, tmp_path: Path) -> None:
+    """Into another folder, or without one; and a log of another run is refused."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    process(setting, old, privacy=DEPLOYED, killed=5)
+    for more in ({}, {"checkpoints": new, "checkpoint_every": 3}):
+        strategy = efbv(setting)
+        grid = CohortGrid(app_of(setting, DEPLOYED), num_clients=CLIENTS, fast="never")
+        strategy.start(grid, setting.start, num_rounds=ROUNDS, resume=old, **more)
+        assert strategy.accounts.ledger(0) == releases(ROUNDS + 2)
+    RequestLog(tmp_path).append({CLIENTS: 1})
+    with pytest.raises(CheckpointError, match=r"partition 8 .* this run has 8 clients"):
+        process(setting, tmp_path, privacy=DEPLOYED, killed=None)
+
+
 def test_simulated_noise_is_repeated_and_charged_once(setting: Setting, tmp_path: Path) -> None:
     for killed in (2, 5, None):
         last = process(setting, tmp_path, privacy=SIMULATED, killed=killed)
@@ -119,14 +133,15 @@ def test_requests_of_a_course_that_was_left_are_kept_until_they_are_covered(tmp_
     log.append({1: 5})
     log.checkpointed(6, oldest=3)
     log.append({0: 3})
-    assert RequestLog(log.directory).take_up(6) == {0: 3}
+    assert log.work(6) == {0: 3}
     # The newest checkpoint is damaged: the one before it knows less.
     again = RequestLog(log.directory)
-    assert again.take_up(3) == {0: 5, 1: 10}
+    again.go_on(3)
+    assert again.work(3) == {0: 5, 1: 10}
     again.append({0: 1})
     again.checkpointed(5, oldest=3)
-    assert RequestLog(log.directory).take_up(5) == {}
-    assert RequestLog(log.directory).take_up(3) == {0: 6, 1: 10}
+    assert again.work(5) == {}
+    assert again.work(3) == {0: 6, 1: 10}
     again.checkpointed(7, oldest=5)
     assert not list(log.directory.iterdir())
 
@@ -138,13 +153,14 @@ def test_a_line_that_is_cut_was_never_sent_and_a_damaged_one_is_refused(tmp_path
     with path.open("ab") as file:
         file.write(b"[[0, 1], [1")
     log = RequestLog(tmp_path)
-    assert log.take_up(0) == {0: 1}
+    assert log.work(0) == {0: 1}
+    log.go_on(0)
     log.append({1: 1})
-    assert RequestLog(tmp_path).take_up(0) == {0: 1, 1: 1}
+    assert log.work(0) == {0: 1, 1: 1}
     for damage in (b"[[0, -1]]\n", b"[[0]]\n", b"7\n", b"\xff\n", b'[["a", 1]]\n'):
         path.write_bytes(damage)
         with pytest.raises(CheckpointError, match="epsilon would be understated without it"):
-            RequestLog(tmp_path).take_up(0)
+            RequestLog(tmp_path).work(0)
 
 
 def test_only_what_is_known_to_repeat_itself_is_not_written_down(setting: Setting) -> None:
