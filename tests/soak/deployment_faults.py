@@ -116,7 +116,7 @@ def written(folder: Path, node: int) -> int:
 
 def ranks(folder: Path) -> dict[int, int]:
     """Node -> the rank it wrote down."""
-    return {i: int((folder / f"states-{i}" / "rank").read_text()) for i in range(NODES)}
+    return {i: int((folder / f"states-{i}" / "rank").read_text().split()[0]) for i in range(NODES)}
 
 
 def checkpointing() -> dict[str, object]:
