@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -131,36 +132,46 @@ def installed(name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the runs of all cases, one after another in one process of their own.
+    """Folder with the runs of all cases, one after another in two processes of their own.
 
     Ray's workers and Flower's threads must not outlive the tests; and nothing of a run may be
-    left to the next: each has a Ray of its own, as where it is the only one.
+    left to the next: each has a Ray of its own, as where it is the only one. Two, as a run waits
+    for processes to start most of its time.
     """
     folder = tmp_path_factory.mktemp("elsewhere")
     cases = {name: case for name, case in CASES.items() if installed(name)}
-    code = f"""
+    begin = """
 import ray
 from fedstrategies import experiment
+"""
+    actors = f"""
 for fast in ("require", "never"):
     experiment.run(experiment.EFBVConfig(
         **{SETTINGS!r}, out="actors-" + fast, fast=fast, backend="ray", actors=2,
         cpus_per_client=0.5))
     assert not ray.is_initialized()
+"""
+    flower = f"""
 for name, (kind, settings, resources) in {cases!r}.items():
     states = {str(folder / "states")!r} if name == "efbv" else None
     experiment.run(getattr(experiment, kind)(
         **settings, **resources, out=name, backend="flower", state_dir=states))
     assert not ray.is_initialized()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-        cwd=folder,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", begin + code],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+        )
+        for code in (actors, flower)
+    ]
+    with ThreadPoolExecutor() as threads:  # a full pipe would stop them
+        said = list(threads.map(lambda process: process.communicate(timeout=900)[1], running))
+    for process, stderr in zip(running, said, strict=True):
+        assert process.returncode == 0, stderr[-4000:]
     return folder
 
 
