@@ -16,6 +16,7 @@ from fedstrategies.flower import BaseClient
 from fedstrategies.flower.control import Request
 from fedstrategies.flower.private import identify
 from fedstrategies.flower.records import CONTROL
+from tests.flower.released import Counting
 
 
 def corrupted(message: Message, draw: np.random.Generator) -> Message:
@@ -78,9 +79,12 @@ class Disturbance:
 
 
 def unsteady(kind: type[BaseClient], disturbance: Disturbance) -> type[Any]:
-    """The same class of clients with arithmetic that is off where ``disturbance`` says so."""
+    """The same clients with arithmetic that is off where ``disturbance`` says so.
 
-    class Unsteady(kind):  # type: ignore[misc, valid-type]
+    Private ones count what they really release, see `tests.flower.released`.
+    """
+
+    class Unsteady(Counting, kind):  # type: ignore[misc, valid-type]
         def _step(self, rule: Any, memory: Any, x: Tensor, *rest: Any) -> Any:
             return super()._step(rule, memory, disturbance.applied(x), *rest)
 

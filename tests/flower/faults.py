@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import Message, MessageType
 
 from fedstrategies.flower.private import identify
+from fedstrategies.flower.spending import load_spending
 from tests.flower.damage import corrupted
 from tests.flower.faulty_nodes import FaultyNodes
 
@@ -103,6 +104,7 @@ class FaultyGrid(FaultyNodes):
         self._late_replies: list[tuple[int, Message]] = []
         self._late_requests: list[tuple[int, Message]] = []
         self._old_requests: deque[Message] = deque(maxlen=_REMEMBERED)
+        self._newest: dict[int, Message] = {}
         self._exchanges = 0
 
     # ---------------------------------------------------------------- the schedule
@@ -153,8 +155,9 @@ class FaultyGrid(FaultyNodes):
         """The way of a request to its node, and what of its replies is there now."""
         identify(message)
         node = message.metadata.dst_node_id
+        self._newest[self.partitions[node]] = message
         if self._happens("wipe_state"):
-            self.contexts[node].state = RecordDict()
+            self.wipe(node)
         if self._happens("replace_node"):
             self.replace_node(node)
         if self._happens("lose_request"):
@@ -176,6 +179,15 @@ class FaultyGrid(FaultyNodes):
         node = message.metadata.dst_node_id
         if node not in self.partitions:
             return []
+        had_none = load_spending(self.contexts[node].state) is None
+        replies = self._done(message, node)
+        if had_none and self._newest.get(self.partitions[node]) is not message:
+            # An old request to a node that was wiped since: a gap of privacy that
+            # docs/reliability.md names among what is not covered.
+            self.forgive(node)
+        return replies
+
+    def _done(self, message: Message, node: int) -> list[Message]:
         ways: dict[str, Callable[[Message, int], list[Message]]] = {
             "crash_after_commit": self.crashes,
             "raise_error": self.raises,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from copy import copy
 from typing import Any
 
@@ -13,6 +13,7 @@ from flwr.app import Context, Message, RecordDict
 from fedstrategies.engines import CohortGrid
 from fedstrategies.flower.private import client_error
 from tests.flower.damage import Disturbance, of_another_run
+from tests.flower.released import on_its_ledger, released
 
 JITTER = 1e-12
 """Relative error of a client whose bits are not the same twice."""
@@ -44,6 +45,8 @@ class FaultyNodes(CohortGrid):
         self.draw = draw
         self.disturbance = Disturbance() if disturbance is None else disturbance
         self._old_replies: deque[Message] = deque(maxlen=_REMEMBERED)
+        # By partition: releases of private nodes that are in no state any more.
+        self._forgotten: Counter[int] = Counter()
 
     def answers(self, message: Message, node: int) -> Message:
         """As it should."""
@@ -112,8 +115,24 @@ class FaultyNodes(CohortGrid):
         self.contexts[node] = before
         return [reply]
 
+    def wipe(self, node: int) -> None:
+        """The node has forgotten everything; what a private one released is released."""
+        context = self.contexts[node]
+        self._forgotten[self.partitions[node]] += released(context.state)
+        context.state = RecordDict()
+
+    def released(self, node: int) -> int:
+        """Releases that a private node has really made, also before it forgot them."""
+        return self._forgotten[self.partitions[node]] + released(self.contexts[node].state)
+
+    def forgive(self, node: int) -> None:
+        """From here on no more than the node's own ledger says."""
+        too_many = self.released(node) - on_its_ledger(self.contexts[node].state)
+        self._forgotten[self.partitions[node]] -= max(too_many, 0)
+
     def replace_node(self, node: int) -> int:
         """A node is gone; the new one with its partition is given back."""
+        self.wipe(node)
         fresh = 1 + max(self.partitions)
         partition, before = self.partitions[node], self.contexts[node]
         context = Context(

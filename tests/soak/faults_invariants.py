@@ -15,7 +15,6 @@ from fedstrategies.fedp3 import FedP3
 from fedstrategies.flower import BaseStrategy, Delivery
 from fedstrategies.flower.attempt import Attempt
 from fedstrategies.flower.records import load_replica
-from fedstrategies.flower.spending import load_spending
 from fedstrategies.objectives import BatchedObjective
 from fedstrategies.scafflix import Scafflix
 from tests.flower.effective import effective_memories
@@ -181,24 +180,24 @@ class UntouchedLayers:
 
 
 class Spending:
-    """No epsilon ever falls, and the server's account covers the node's own ledger.
+    """No epsilon ever falls, and the server's account covers every release that was made.
 
     Epsilon is an increasing function of the number of releases, as each client has one mechanism
-    here. A node that forgot everything is made to pay anew before its next upload, so its number
-    is compared with the server's; a server that goes on from an older checkpoint knows what that
-    says and is compared once the client was heard again.
+    here. What the server knows and what it holds possible must be at least what the nodes have
+    really released (`FaultyNodes.released`). A server that goes on from an older checkpoint knows
+    what that says, and is compared from when the client was heard again.
     """
 
     name, limit = "releases not covered", 0.0
 
     def __init__(self, grid: FaultyGrid) -> None:
         self.grid = grid
-        self._known: dict[int, int] = {}
+        self._told: dict[int, int] = {}
         self._behind: set[int] = set()
 
     def resumed(self) -> None:
         """The server is another one: what it knows may be old."""
-        self._known.clear()
+        self._told.clear()
         self._behind = set(range(len(self.grid.partitions)))
 
     def before(
@@ -206,20 +205,20 @@ class Spending:
     ) -> Afterwards:
         """See `Invariant.before`."""
         used = {int(i) for delivery in deliveries for i in delivery.partition_ids}
+        unit = _releases_a_unit(attempt)
 
         def after() -> float:
             worst = 0
-            for partition, context in enumerate(self.grid.contexts.values()):
+            for partition, node in enumerate(self.grid.contexts):
                 told = strategy.accounts.ledger(partition).releases
-                worst = max(worst, self._known.get(partition, 0) - told)
-                self._known[partition] = told
-                kept = load_spending(context.state)
-                own = 0 if kept is None else kept[1].releases
-                if partition in used:
-                    self._behind.discard(partition)
+                worst = max(worst, self._told.get(partition, 0) - told)
+                self._told[partition] = told
+                if partition in used & self._behind:
+                    self._behind.remove(partition)
+                    self.grid.forgive(node)
                 if partition not in self._behind:
-                    owed = strategy.accounts.unanswered(partition) * _releases_a_unit(attempt)
-                    worst = max(worst, own - told - owed)
+                    owed = strategy.accounts.unanswered(partition) * unit
+                    worst = max(worst, self.grid.released(node) - told - owed)
             return float(worst)
 
         return after
