@@ -20,24 +20,27 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
 export RAY_USAGE_STATS_ENABLED = 0
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO = 0
+# The theme advertises its successor on each build.
+export NO_MKDOCS_2_WARNING = 1
 export FLWR_HOME ?= $(CURDIR)/.flwr
 # Where this is set, each process of the tests compiles the package and pytest's assertions anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix soak lint bench bench-peers clean
+.PHONY: help demo test test-matrix soak lint docs bench bench-peers clean
 
 help:
 	@echo "make demo   compare EF-BV, EF21, DIANA and gradient descent on mushrooms"
 	@echo "make test   run the tests"
 	@echo "make lint   formatting, lint, types"
+	@echo "make docs   the documentation as a site: site/index.html"
 	@echo "make bench  measure everything (an hour or so), after make bench-peers"
 	@echo "make test-matrix  the tests that touch Flower, with its oldest and newest version"
 	@echo "make soak   the long runs behind docs/reliability.md (hours)"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[simulation,data,plots,privacy,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[simulation,data,plots,privacy,docs,dev]"
 	@touch $@
 
 demo: $(READY)
@@ -66,6 +69,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY)
+	$(BIN)/python -m mkdocs build --quiet --strict
+	@echo "site: site/index.html"
+
 # pfl needs an attrs that is older than the one the tests run with. FedLab and fluke get what they
 # use of their requirements and no torchvision, which the index has for CUDA alone; where one of
 # them cannot be installed, the tables do without it.
@@ -90,4 +97,4 @@ bench: $(READY)
 	else echo "no GPU: the section on GPUs stays as it is"; fi
 
 clean:
-	rm -rf $(VENV) $(MATRIX) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(MATRIX) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
