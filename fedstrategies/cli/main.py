@@ -220,6 +220,10 @@ def info_command(
 def doctor_command(
     *,
     algorithm: Annotated[str, typer.Argument(metavar="[ALGORITHM]")] = "efbv",
+    flower_app: Annotated[
+        Path | None,
+        typer.Option("--app", metavar="FOLDER", help="Look at the files of this Flower app too."),
+    ] = None,
     given: Mapping[str, object],
 ) -> None:
     """Check that a run would work."""
@@ -229,7 +233,7 @@ def doctor_command(
     from fedstrategies.cli.doctor import print_diagnosis
     from fedstrategies.experiment.doctor import examine
 
-    diagnosis = examine(config)
+    diagnosis = examine(config, app=flower_app)
     print_diagnosis(diagnosis)
     if diagnosis.problems:
         raise typer.Exit(1)

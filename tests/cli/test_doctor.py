@@ -474,3 +474,23 @@ def test_flowers_environment(tmp_path: Path):
     assert levels(quiet, "telemetry") == ["ok"]
     assert levels(quiet, "flwr run") == ["note"]
     assert not (tmp_path / "flwr").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "level"),
+    [
+        (["server:/x {home} nfs4 rw 0 0"], "note"),
+        (["server:/x / nfs rw 0 0", "/dev/a {home} ext4 rw 0 0"], "ok"),
+        (["/dev/a {home} ext4 rw 0 0", "//host/x {home} cifs rw 0 0"], "note"),
+        (["server:/x {home}/deeper nfs4 rw 0 0"], "ok"),
+        ([], "ok"),
+    ],
+)
+def test_flwr_home_on_a_network_s_file_system(tmp_path, lines, level):
+    home = tmp_path / "a home"
+    home.mkdir()
+    mounts = tmp_path / "mounts"
+    place = str(home).replace(" ", "\\040")
+    mounts.write_text("".join(line.format(home=place) + "\n" for line in lines))
+    found = list(flower.check_flower(config(), {"FLWR_HOME": str(home)}, mounts))
+    assert levels(found, "FLWR_HOME") == [level]

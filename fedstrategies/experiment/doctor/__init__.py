@@ -34,7 +34,7 @@ class Diagnosis:
         return sum(finding.level == "problem" for finding in self.findings)
 
 
-def examine(config: ExperimentConfig) -> Diagnosis:
+def examine(config: ExperimentConfig, *, app: Path | None = None) -> Diagnosis:
     """Look at software, GPUs, threads, Ray, Flower's environment, SuperNodes, input, memory, disk.
 
     The data set is read and the method prepared as for a run; Ray is started for a moment if the
@@ -44,9 +44,15 @@ def examine(config: ExperimentConfig) -> Diagnosis:
     ----------
     config : ExperimentConfig
         What is to be run.
+    app : Path or None
+        A Flower app of the user's, whose files are looked at as well.
     """
+    from fedstrategies.experiment.doctor.flower_app import check_flower_app
+
     plans: list[Plan] = []
     findings = tuple(_look(config, plans))
+    if app is not None:
+        findings += tuple(check_flower_app(app))
     return Diagnosis(findings=findings, plan=plans[0] if plans else None)
 
 

@@ -14,11 +14,14 @@ __all__ = ["check_flower"]
 
 _PORT = "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"
 _DEFAULT_PORT = "39091"
+_OF_A_NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "afs", "fuse.sshfs")
 _INSTALL = "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"
 
 
 def check_flower(
-    config: ExperimentConfig, environment: Mapping[str, str] = os.environ
+    config: ExperimentConfig,
+    environment: Mapping[str, str] = os.environ,
+    mounts: Path = Path("/proc/mounts"),
 ) -> Iterator[Finding]:
     """Telemetry, runtime installation, FLWR_HOME and a local SuperLink that still listens."""
     # This suite's commands set what is unset to 0.
@@ -41,6 +44,13 @@ def check_flower(
     if not os.access(folder, os.W_OK):
         say = problem if config.backend == "flower" else note
         yield say("FLWR_HOME", f"{home} cannot be written", "set FLWR_HOME to a folder of yours")
+    elif (kind := _network_filesystem(folder, mounts)) is not None:
+        yield note(
+            "FLWR_HOME",
+            f"{home} lies on {kind}: the local SuperLink keeps a database there, which is often "
+            "locked on a network's file system",
+            "set FLWR_HOME to a folder on a disk of this machine",
+        )
     else:
         yield ok("FLWR_HOME", str(home))
     port = environment.get(_PORT, _DEFAULT_PORT)
@@ -53,6 +63,21 @@ def check_flower(
         )
     else:
         yield ok("SuperLink", f"none left on port {port}")
+
+
+def _network_filesystem(folder: Path, mounts: Path) -> str | None:
+    """The kind of the file system that holds a folder, if it is one of a network (Linux)."""
+    if not mounts.is_file():
+        return None
+    depth, held = -1, ""
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, point, kind, *_ = line.split(" ")
+        # A blank in a path is written as an octal number there.
+        place = Path(point.replace("\\040", " "))
+        # Of several on one place the last is on top.
+        if folder.resolve().is_relative_to(place) and len(place.parts) >= depth:
+            depth, held = len(place.parts), kind
+    return held if held.startswith(_OF_A_NETWORK) else None
 
 
 def _listening(port: str) -> bool:
