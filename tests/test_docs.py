@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import typer
 
 from fedstrategies.cli.main import app
 from fedstrategies.experiment.families import all_options
@@ -113,6 +114,42 @@ def test_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(place, stop)
     with pytest.raises(Reached):
         app(args=shlex.split(line, comments=True)[1:], standalone_mode=False)
+
+
+def in_consoles(program: str) -> list[str]:
+    """Commands that need what an earlier one left behind: their options are looked at alone."""
+    shown = [block.code for page in PAGES for block in blocks(page) if block.language == "console"]
+    lines = [line for code in shown for line in code.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith(f"{program} ")]
+
+
+@pytest.mark.parametrize("line", in_consoles("fedstrategies"))
+def test_options_in_consoles_exist(line: str) -> None:
+    _, command, *rest = shlex.split(line, comments=True)
+    known = {
+        option
+        for parameter in typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+        for option in parameter.opts
+    }
+    assert {word for word in rest if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("page", having("toml"), ids=named)
+def test_toml_is_toml(page: Path) -> None:
+    for block in blocks(page):
+        if block.language == "toml":
+            assert tomllib.loads(block.code)
+
+
+@pytest.mark.parametrize("page", having("py"), ids=named)
+def test_python_that_is_not_run_here_imports_what_there_is(page: Path) -> None:
+    """Blocks that start Ray: tests/engines/test_ray_grid.py runs the like."""
+    for block in blocks(page):
+        if block.language == "py":
+            tree = ast.parse(block.code)
+            imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            assert imports
+            exec(compile(ast.Module(imports, type_ignores=[]), str(page), "exec"), {})
 
 
 @pytest.mark.parametrize("line", starting_with("make"))
