@@ -107,6 +107,7 @@ def test_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> 
         "fedstrategies.experiment.sweep.run_sweep",
         "fedstrategies.experiment.runner.run",
         "fedstrategies.experiment.plots.read_curve",
+        "fedstrategies.experiment.report.write_report",
         "fedstrategies.cli.model_info.print_model",
         "fedstrategies.experiment.doctor.examine",
         "fedstrategies.cli.tables.print_info",

@@ -21,6 +21,7 @@ import click
 import typer
 
 from fedstrategies.cli.options import with_experiment_options
+from fedstrategies.cli.report import report_command
 from fedstrategies.experiment.families import ALGORITHMS
 from fedstrategies.experiment.options import ConfigError
 
@@ -179,6 +180,9 @@ def plot_command(
         raise ConfigError(f"--output: {output} cannot be written ({error.strerror})") from None
     except ValueError as error:
         raise ConfigError(f"plot: {error}") from None
+
+
+app.command("report")(report_command)
 
 
 @app.command(

@@ -56,7 +56,7 @@ def read_history(path: Path) -> list[HistoryRecord]:
         try:
             record: Mapping[str, int | float] = json.loads(line)
             records.append({"round": record["round"], **record})
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
             if number < len(lines):
                 raise ValueError(f"{path}: line {number} is not a history record") from None
             continue

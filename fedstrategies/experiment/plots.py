@@ -20,6 +20,7 @@ __all__ = [
     "X_AXES",
     "Y_AXES",
     "Curve",
+    "abscissa",
     "draw_comparison",
     "draw_curves",
     "draw_run",
@@ -68,11 +69,11 @@ class Curve:
     def points(self, x: str, y: str, *, until: float | None = None) -> tuple[list[float], ...]:
         """Coordinates of the records in which both are measured; ``x`` at most ``until``."""
         pairs = [
-            (abscissa, float(record[y]))
+            (at, float(record[y]))
             for record in self.records
             if y in record
-            and (abscissa := _abscissa(record, x)) is not None
-            and (until is None or abscissa <= until)
+            and (at := abscissa(record, x)) is not None
+            and (until is None or at <= until)
             and (y not in _LOG_Y or record[y] > 0)
         ]
         step = max(1, len(pairs) // _MOST_POINTS)
@@ -80,7 +81,8 @@ class Curve:
         return [pair[0] for pair in kept], [pair[1] for pair in kept]
 
 
-def _abscissa(record: HistoryRecord, x: str) -> float | None:
+def abscissa(record: HistoryRecord, x: str) -> float | None:
+    """Where a record lies on the axis called ``x``; None if that was not counted."""
     if x == "total_bytes":
         return total_bytes(record)
     return record.get("round" if x == "rounds" else x)

@@ -124,7 +124,7 @@ class Summary:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-        except (TypeError, json.JSONDecodeError):
+        except (TypeError, ValueError, RecursionError):
             raise ValueError(f"{path}: not the summary of a run") from None
 
 
