@@ -40,7 +40,7 @@ help:
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[simulation,data,plots,privacy,docs,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[simulation,data,plots,privacy,tensorboard,docs,dev]"
 	@touch $@
 
 demo: $(READY)

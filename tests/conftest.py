@@ -9,7 +9,7 @@ import pytest
 from fedstrategies.experiment import session
 from fedstrategies.threads import single_threaded
 
-_draw = session._draw
+_draw = session.draw_picture
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -23,11 +23,11 @@ def _one_thread() -> Iterator[None]:
 def _few_pictures() -> Iterator[None]:
     """A run's picture costs five times what the run does; a test of it asks for ``pictures``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "_draw", lambda directory: None)
+        patch.setattr(session, "draw_picture", lambda directory: None)
         yield
 
 
 @pytest.fixture
 def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw theirs, as they do for a user."""
-    monkeypatch.setattr(session, "_draw", _draw)
+    monkeypatch.setattr(session, "draw_picture", _draw)

@@ -1,8 +1,11 @@
-"""What a run's summary says, and what its clients have spent of their privacy by then."""
+"""What a run leaves at its end: its summary, what its clients have spent, its picture."""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from math import isfinite
+from pathlib import Path
 from typing import cast
 
 from fedstrategies.experiment.history import HistoryRecord
@@ -11,7 +14,9 @@ from fedstrategies.experiment.recorder import Recorder
 from fedstrategies.experiment.results import Status, Summary, peak_memory_bytes
 from fedstrategies.privacy import Accountant
 
-__all__ = ["spent", "summary_of"]
+__all__ = ["draw_picture", "spent", "summary_of"]
+
+logger = logging.getLogger("flwr")
 
 
 def spent(prepared: Prepared) -> dict[str, float]:
@@ -85,3 +90,23 @@ def _privacy(prepared: Prepared) -> dict[str, float | str]:
         "simulated": "the noise is a function of the seed; losses, gaps and accuracies are "
         "measured outside of epsilon",
     }
+
+
+def draw_picture(directory: Path) -> None:
+    """The run's picture, where matplotlib is installed and there is something to draw.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        logger.info("no curve.png: pip install 'fedstrategies[plots]'")
+        return
+    from fedstrategies.experiment.plots import draw_run
+
+    try:
+        draw_run(directory, directory / "curve.png")
+    except ValueError as error:
+        # E.g. a run that diverged at once. How the run ended is what the caller must learn.
+        logger.info("no curve.png: %s", error)

@@ -173,6 +173,12 @@ class ExperimentConfig(PrivacyConfig):
         "is computed only --rounds may differ",
         group="Output",
     )
+    log: str | None = option(
+        None,
+        "also write every record for TensorBoard, into DIR/tensorboard",
+        group="Output",
+        choices=("tensorboard",),
+    )
     quiet: bool = option(False, "print nothing but errors", group="Output")
 
     @property

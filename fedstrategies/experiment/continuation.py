@@ -35,7 +35,7 @@ __all__ = [
 logger = logging.getLogger("flwr")
 
 _FREE = (
-    *("rounds", "checkpoint_every", "resume", "overwrite", "quiet", "out"),
+    *("rounds", "checkpoint_every", "resume", "overwrite", "quiet", "out", "log"),
     *("actors", "ray_address", "backend", "cpus_per_client", "gpus_per_client", "fast"),
     *("state_dir",),
 )

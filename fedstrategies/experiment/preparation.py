@@ -15,6 +15,7 @@ from torch import Tensor
 from fedstrategies.data import DataError
 from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.continuation import check_same_run
+from fedstrategies.experiment.logs import check_log
 from fedstrategies.experiment.method import Method
 from fedstrategies.experiment.methods import method_of
 from fedstrategies.experiment.options import ConfigError
@@ -69,6 +70,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     ConfigError, DataError
         For wrong input: one line.
     """
+    check_log(config)
     directory = choose_directory(config)
     check_directory(directory, overwrite=config.overwrite or config.resume)
     if config.resume:

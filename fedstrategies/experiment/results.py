@@ -18,14 +18,18 @@ from fedstrategies.experiment.options import ConfigError
 __all__ = [
     "CHECKPOINTS",
     "FILES",
+    "HISTORY",
     "PERSONAL",
     "SUMMARY",
+    "TENSORBOARD",
     "Status",
     "Summary",
     "check_directory",
     "choose_directory",
     "is_empty",
     "open_directory",
+    "peak_memory_bytes",
+    "remove_event_files",
 ]
 
 Status = Literal["done", "diverged", "failed", "interrupted"]
@@ -33,14 +37,21 @@ Status = Literal["done", "diverged", "failed", "interrupted"]
 SUMMARY = "summary.json"
 """How a run ended: there once it has."""
 
-FILES = ("config.toml", "history.jsonl", SUMMARY, "model.safetensors", "curve.png")
-"""What a run writes; ``--overwrite`` removes these, the personal models, and nothing else."""
+HISTORY = "history.jsonl"
+"""The records of a run, a line each."""
+
+FILES = ("config.toml", HISTORY, SUMMARY, "model.safetensors", "curve.png")
+"""What a run writes; ``--overwrite`` removes these, the personal models and logs, and nothing else.
+"""
 
 PERSONAL = "personal"
 """Folder of the clients' deployed models (``--save-personal``)."""
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints (``--checkpoint-every``)."""
+
+TENSORBOARD = "tensorboard"
+"""Folder of the events for TensorBoard (``--log tensorboard``)."""
 
 _LEFT_OVER = (LOCK, ".config.toml", ".summary.json")
 
@@ -195,9 +206,22 @@ def open_directory(directory: Path, *, overwrite: bool, resume: bool = False) ->
         for path in (directory / PERSONAL).glob("client-*.safetensors"):
             path.unlink()
         Checkpoints(directory / CHECKPOINTS).clear()
+        remove_event_files(directory)
     except OSError as error:
         raise ConfigError(f"out: {directory} cannot be written ({error.strerror})") from None
     return directory
+
+
+def remove_event_files(directory: Path) -> None:
+    """Remove what an earlier run in the folder wrote for TensorBoard.
+
+    Raises
+    ------
+    OSError
+        If it cannot be removed.
+    """
+    for path in (directory / TENSORBOARD).glob("events.out.tfevents.*"):
+        path.unlink()
 
 
 def is_empty(directory: Path) -> bool:

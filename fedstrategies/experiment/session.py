@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from fedstrategies.checkpoint import CheckpointError
 from fedstrategies.durable import make_directory, sync, write_durably
-from fedstrategies.experiment.conclusion import spent, summary_of
+from fedstrategies.experiment.conclusion import draw_picture, spent, summary_of
 from fedstrategies.experiment.continuation import (
     Beginning,
     check_same_data,
@@ -24,12 +23,14 @@ from fedstrategies.experiment.continuation import (
 )
 from fedstrategies.experiment.datasets import digest_of_data
 from fedstrategies.experiment.folder_lock import FolderLock
+from fedstrategies.experiment.logs import opened_logs
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.preparation import Prepared
 from fedstrategies.experiment.progress import Observer
 from fedstrategies.experiment.recorder import Recorder
 from fedstrategies.experiment.results import (
     CHECKPOINTS,
+    HISTORY,
     PERSONAL,
     SUMMARY,
     Status,
@@ -128,19 +129,19 @@ class Session:
         known = LastPoint(problem.objectives) if objectives is None else objectives
         with single_threaded():
             measured = self.prepared.method.measured(known)
-        self._recorder = Recorder(
-            config=config,
-            problem=problem,
-            objectives=measured,
-            fstar=self.prepared.fstar,
-            minimiser=self.prepared.minimiser,
-            accuracies=self.prepared.method.accuracies,
-            spending=partial(spent, self.prepared) if config.private else None,
-            path=self._directory / "history.jsonl",
-            observers=self._observers,
-        )
         every = config.checkpoint_every
-        with single_threaded():
+        with opened_logs(config, self._directory) as logs, single_threaded():
+            self._recorder = Recorder(
+                config=config,
+                problem=problem,
+                objectives=measured,
+                fstar=self.prepared.fstar,
+                minimiser=self.prepared.minimiser,
+                accuracies=self.prepared.method.accuracies,
+                spending=partial(spent, self.prepared) if config.private else None,
+                path=self._directory / HISTORY,
+                observers=[*self._observers, *logs],
+            )
             result = self.prepared.strategy.start(
                 grid,
                 problem.initial_arrays(),
@@ -232,19 +233,5 @@ class Session:
             write_durably(self._directory / SUMMARY, summary.to_json().encode())
         if summary.last and self._picture:
             with writing(self._directory / "curve.png"):
-                _draw(self._directory)
+                draw_picture(self._directory)
         return summary
-
-
-def _draw(directory: Path) -> None:
-    """The run's picture, where matplotlib is installed and there is something to draw."""
-    if importlib.util.find_spec("matplotlib") is None:
-        logger.info("no curve.png: pip install 'fedstrategies[plots]'")
-        return
-    from fedstrategies.experiment.plots import draw_run
-
-    try:
-        draw_run(directory, directory / "curve.png")
-    except ValueError as error:
-        # E.g. a run that diverged at once. How the run ended is what the caller must learn.
-        logger.info("no curve.png: %s", error)

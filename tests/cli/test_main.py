@@ -57,6 +57,7 @@ def test_quiet_prints_nothing(fedstrategies, problem, tmp_path):
         (["--rounds"], "--rounds"),
         (["--out", "{junk}"], "not a folder"),
         (["--config", "nowhere.toml"], "nowhere.toml"),
+        (["--log", "paper"], "'paper' is not one of tensorboard"),
         (["surplus"], "surplus"),
     ],
 )

@@ -34,7 +34,7 @@ sys.stdin.read()
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_draw", lambda directory: None)
+    monkeypatch.setattr(session, "draw_picture", lambda directory: None)
     monkeypatch.setattr(comparison, "draw_comparison", lambda curves, path, *, title: None)
     monkeypatch.setattr(sweep, "_draw", lambda sweep, results: None)
 

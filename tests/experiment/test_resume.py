@@ -84,7 +84,7 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_draw", lambda directory: None)
+    monkeypatch.setattr(session, "draw_picture", lambda directory: None)
 
 
 @pytest.fixture

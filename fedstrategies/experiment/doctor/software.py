@@ -20,6 +20,7 @@ _EXTRAS: Mapping[str, str] = {
     "privacy": "private gradients of networks",
     "data": "partitions by class and features",
     "plots": "pictures of the curves",
+    "tensorboard": "--log tensorboard",
 }
 """What an extra is for; others (``dev``) are no run's business."""
 
@@ -105,6 +106,8 @@ def _used(config: ExperimentConfig) -> set[str]:
         used.add("simulation")
     if config.private and not config.facts.convex:
         used.add("privacy")
+    if config.log == "tensorboard":
+        used.add("tensorboard")
     return used
 
 
