@@ -133,7 +133,9 @@ def sweep_command(
     try:
         results = run_sweep(
             sweep,
-            show=lambda cells: sweep_progress(algorithm, cells, quiet=config.quiet),
+            show=lambda cells, kept: sweep_progress(
+                algorithm, cells, kept=kept, quiet=config.quiet
+            ),
             overwrite=bool(given.get("overwrite")),
             resume=resume,
         )

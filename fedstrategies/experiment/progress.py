@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
+from fedstrategies.experiment.forecast import LONG, Forecast, format_duration
 from fedstrategies.experiment.history import HistoryRecord
 from fedstrategies.experiment.sweep_results import Cell
 
@@ -19,6 +20,12 @@ Observer = Callable[[HistoryRecord], bool | None]
 _REFRESH_SECONDS = 0.1
 _PLAIN_LINES = 10
 _PLAIN_SECONDS = 30.0
+_SHOWN = (
+    ("loss", "loss"),
+    ("gap", "gap"),
+    ("accuracy", "accuracy"),
+    ("epsilon_max", "epsilon"),
+)
 
 
 def format_bytes(count: float) -> str:
@@ -40,11 +47,7 @@ def describe_record(record: HistoryRecord) -> str:
     >>> describe_record({"round": 3, "loss": 0.5, "uplink_bytes": 1200})
     'loss 0.5  uplink 1.2 kB'
     """
-    shown = [
-        f"{name} {record[key]:.6g}"
-        for key, name in (("loss", "loss"), ("gap", "gap"), ("accuracy", "accuracy"))
-        if key in record
-    ]
+    shown = [f"{name} {record[key]:.6g}" for key, name in _SHOWN if key in record]
     return "  ".join([*shown, f"uplink {format_bytes(record['uplink_bytes'])}"])
 
 
@@ -66,29 +69,40 @@ def progress(name: str, rounds: int, *, quiet: bool = False) -> Iterator[list[Ob
 
 @contextmanager
 def sweep_progress(
-    name: str, cells: int, *, quiet: bool = False
+    name: str, cells: int, *, kept: int = 0, quiet: bool = False
 ) -> Iterator[Callable[[Cell], None]]:
-    """What to call with each finished cell of a sweep to show how far it is."""
+    """What to call with each finished cell of a sweep to show how far it is.
+
+    The first ``kept`` of them were finished by an earlier process.
+    """
     console = Console(stderr=True)
     if quiet:
         yield lambda cell: None
-    elif not console.is_terminal:
-        done = 0
+        return
+    watch, done = _Watch(name, "cell", Forecast(cells, done=kept), console), 0
+
+    def count() -> int:
+        nonlocal done
+        done += 1
+        if done > kept:
+            watch.seen(done)
+        return done
+
+    if not console.is_terminal:
 
         def tell(cell: Cell) -> None:
-            nonlocal done
-            done += 1
-            console.print(
-                f"{name}  cell {done}/{cells}  {_describe_cell(cell)}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            _print(console, f"{name}  cell {count()}/{cells}  {_describe_cell(cell)}{watch.left}")
 
         yield tell
     else:
         with _bar(console) as bar:
-            task = bar.add_task(name, total=cells, now="")
-            yield lambda cell: bar.update(task, advance=1, now=_describe_cell(cell), refresh=True)
+            task = bar.add_task(name, total=cells, now="", left="")
+
+            def draw(cell: Cell) -> None:
+                now = _describe_cell(cell)
+                bar.update(task, completed=count(), now=now, left=watch.left, refresh=True)
+
+            yield draw
 
 
 def _describe_cell(cell: Cell) -> str:
@@ -97,13 +111,52 @@ def _describe_cell(cell: Cell) -> str:
     return f"{cell.text}: {cell.ended}{cost}{why}"
 
 
+class _Watch:
+    """Says once that a run is long, as soon as that is known; and how much is left of it."""
+
+    def __init__(self, name: str, step: str, forecast: Forecast, console: Console) -> None:
+        self._name, self._step = name, step
+        self._forecast, self._console = forecast, console
+        self._told = False
+
+    def seen(self, step: int) -> None:
+        self._forecast.seen(step)
+        left = self._forecast.left
+        if left is not None and left >= LONG and not self._told:
+            self._told = True
+            first, last = self._forecast.first, self._forecast.last
+            over = f"{self._step} {last}" if first == last else f"{self._step}s {first} to {last}"
+            line = f"about {format_duration(left)} left, measured over {over}"
+            _print(self._console, "; ".join([f"{self._name}  {line}", *_memory_now()]))
+
+    @property
+    def left(self) -> str:
+        """To be put behind a line; empty where it is not known or nothing is left."""
+        left = self._forecast.left
+        return f"  {format_duration(left)} left" if left else ""
+
+
+def _memory_now() -> list[str]:
+    """What this process has taken at most, and what is free, where the system says it."""
+    from fedstrategies.experiment.doctor.machine import available_memory
+    from fedstrategies.experiment.results import peak_memory_bytes
+
+    taken, free = peak_memory_bytes(), available_memory()
+    if taken is None or free is None:
+        return []
+    return [f"this process has taken {format_bytes(taken)}, {format_bytes(free)} are free"]
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
 def _bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[now]}"),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}{task.fields[left]}"),
+        TextColumn("{task.fields[now]}", markup=False),
         console=console,
         transient=True,
         auto_refresh=False,
@@ -111,34 +164,40 @@ def _bar(console: Console) -> Progress:
 
 
 def _live(bar: Progress, name: str, rounds: int) -> Observer:
-    task = bar.add_task(name, total=rounds, now="")
+    task = bar.add_task(name, total=rounds, now="", left="")
+    watch = _Watch(name, "round", Forecast(rounds), bar.console)
     shown = 0.0
 
     def observe(record: HistoryRecord) -> None:
         nonlocal shown
-        now = time.monotonic()
+        number, now = int(record["round"]), time.monotonic()
+        watch.seen(number)
         # Drawing costs a millisecond, as much as a round.
-        if now - shown >= _REFRESH_SECONDS or record["round"] == rounds:
+        if now - shown >= _REFRESH_SECONDS or number == rounds:
             shown = now
-            bar.update(task, completed=record["round"], now=describe_record(record), refresh=True)
+            bar.update(
+                task,
+                completed=number,
+                now=describe_record(record),
+                left=watch.left,
+                refresh=True,
+            )
 
     return observe
 
 
 def _plain(name: str, rounds: int, console: Console) -> Observer:
     every = max(1, -(-rounds // _PLAIN_LINES))
+    watch = _Watch(name, "round", Forecast(rounds), console)
     shown = time.monotonic()
 
     def observe(record: HistoryRecord) -> None:
         nonlocal shown
-        number = int(record["round"])
-        now = time.monotonic()
+        number, now = int(record["round"]), time.monotonic()
+        watch.seen(number)
         if number % every == 0 or number == rounds or now - shown >= _PLAIN_SECONDS:
             shown = now
-            console.print(
-                f"{name}  round {number}/{rounds}  {describe_record(record)}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            line = f"{name}  round {number}/{rounds}  {describe_record(record)}"
+            _print(console, line + watch.left)
 
     return observe

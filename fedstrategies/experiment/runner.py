@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from fedstrategies.experiment.clients import client_fn_of
 from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.doctor.machine import available_memory
+from fedstrategies.experiment.doctor.memory import warn_of_memory
 from fedstrategies.experiment.flower_backend import (
     require_ray,
     run_in_simulation,
@@ -56,7 +58,9 @@ def run(
     set_environment()
     if config.backend == "flower":
         require_ray()
+    free = available_memory()
     prepared = prepare(config)
+    warn_of_memory(prepared, free)
     store = None if prepared.config.state_dir is None else DirectoryStore(prepared.config.state_dir)
     app = client_app(client_fn_of(prepared.config), store=store)
     if config.backend == "ray":

@@ -24,7 +24,7 @@ from fedstrategies.experiment.writing import writing
 
 __all__ = ["run_sweep"]
 
-Progress = Callable[[int], AbstractContextManager[Callable[[Cell], None]]]
+Progress = Callable[[int, int], AbstractContextManager[Callable[[Cell], None]]]
 
 
 def run_sweep(
@@ -40,7 +40,8 @@ def run_sweep(
     sweep : Sweep
         From `sweep_of`.
     show : callable
-        Number of cells -> context manager that gives what is called with each finished cell.
+        Number of cells, and of those that are finished already -> context manager that gives what
+        is called with each finished cell, those first.
     overwrite : bool
         Run finished cells again.
     resume : bool
@@ -77,7 +78,7 @@ def _run_cells(sweep: Sweep, cells: dict[int, Cell], *, show: Progress) -> Sweep
     """Run those that are not in ``cells`` yet."""
     results = _results(sweep, cells)
     results.write(sweep.out)
-    with show(len(sweep.configs)) as finished:
+    with show(len(sweep.configs), len(cells)) as finished:
         for cell in results.cells:
             finished(cell)
         for number in _order(sweep):

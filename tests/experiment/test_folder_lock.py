@@ -149,10 +149,10 @@ def test_a_sweep_is_not_replaced_while_it_runs(given, tmp_path):
 
     def again(cell) -> None:
         with pytest.raises(ConfigError, match="another process"):
-            run_sweep(grid, show=lambda cells: nullcontext(tried.append), overwrite=True)
+            run_sweep(grid, show=lambda cells, kept: nullcontext(tried.append), overwrite=True)
         tried.append("refused")
 
     grid = sweep_of("gd", ["stepsize=0.01,0.02"], given)
-    results = run_sweep(grid, show=lambda cells: nullcontext(again))
+    results = run_sweep(grid, show=lambda cells, kept: nullcontext(again))
     assert tried == ["refused", "refused"]
     assert [cell.status for cell in results.cells] == ["done", "done"]

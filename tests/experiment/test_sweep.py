@@ -16,7 +16,7 @@ from fedstrategies.experiment.sweep_results import SweepResults
 
 
 @contextmanager
-def silent(cells):
+def silent(cells, kept):
     yield lambda cell: None
 
 

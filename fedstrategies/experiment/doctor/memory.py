@@ -14,9 +14,13 @@ from fedstrategies.experiment.doctor.finding import Finding, note, ok, problem
 from fedstrategies.experiment.preparation import Prepared
 from fedstrategies.experiment.progress import format_bytes
 
-__all__ = ["MemoryNeed", "check_memory", "memory_need"]
+__all__ = ["MemoryNeed", "check_memory", "memory_need", "warn_of_memory"]
+
+logger = logging.getLogger("flwr")
 
 _TIGHT = 0.8
+_MOST_VECTORS, _MOST_COPIES, _LARGEST_NUMBER = 4, 3, 8
+"""Of what any method here has clients remember."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,3 +143,24 @@ def check_memory(need: MemoryNeed, free: int | None) -> Iterator[Finding]:
             "client gets messages (no fast path), and one lost memory resets all",
             "fewer --clients or a smaller model; in Python, memory_budget= of the strategy",
         )
+
+
+def warn_of_memory(prepared: Prepared, free: int | None) -> None:
+    """Log a warning where the run is going to keep more than is free, or nearly.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        The run; nothing of it changes.
+    free : int or None
+        Bytes that were available before the data were read; None: not known, nothing is said.
+    """
+    problem = prepared.problem
+    data = problem.features.nbytes + problem.labels.nbytes
+    most = prepared.config.clients * _MOST_VECTORS * problem.dimension * _LARGEST_NUMBER
+    if free is None or _MOST_COPIES * most + 2 * data < _TIGHT * free:
+        return  # what the method remembers need not be known
+    fits = next(check_memory(memory_need(prepared), free))
+    if fits.level != "ok":
+        head = "more than is free" if fits.level == "problem" else "nearly all that is free"
+        logger.warning("memory: %s: %s -> %s", head, fits.text, fits.advice)
