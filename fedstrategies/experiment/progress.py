@@ -26,6 +26,8 @@ _SHOWN = (
     ("accuracy", "accuracy"),
     ("epsilon_max", "epsilon"),
 )
+_DISPENSABLE = ("accuracy", "gap", "epsilon_max")
+"""Left out, in this order, where a terminal is narrow."""
 
 
 def format_bytes(count: float) -> str:
@@ -41,13 +43,13 @@ def format_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def describe_record(record: HistoryRecord) -> str:
-    """One record on one line.
+def describe_record(record: HistoryRecord, *, digits: int = 6) -> str:
+    """One record on one line, its numbers with so many significant digits.
 
     >>> describe_record({"round": 3, "loss": 0.5, "uplink_bytes": 1200})
     'loss 0.5  uplink 1.2 kB'
     """
-    shown = [f"{name} {record[key]:.6g}" for key, name in _SHOWN if key in record]
+    shown = [f"{name} {record[key]:.{digits}g}" for key, name in _SHOWN if key in record]
     return "  ".join([*shown, f"uplink {format_bytes(record['uplink_bytes'])}"])
 
 
@@ -151,16 +153,31 @@ def _print(console: Console, line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
+def _fitted(record: HistoryRecord, room: int) -> str:
+    """The record in ``room`` characters, as far as it can be: the loss and the bytes stay."""
+    text = describe_record(record, digits=4)
+    for key in _DISPENSABLE:
+        if len(text) <= room:
+            break
+        record = {name: value for name, value in record.items() if name != key}
+        text = describe_record(record, digits=4)
+    return text
+
+
 def _bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=_bar_width(console)),
         TextColumn("{task.completed:.0f}/{task.total:.0f}{task.fields[left]}"),
         TextColumn("{task.fields[now]}", markup=False),
         console=console,
         transient=True,
         auto_refresh=False,
     )
+
+
+def _bar_width(console: Console) -> int:
+    return 40 if console.width >= 120 else 12
 
 
 def _live(bar: Progress, name: str, rounds: int) -> Observer:
@@ -175,13 +192,10 @@ def _live(bar: Progress, name: str, rounds: int) -> Observer:
         # Drawing costs a millisecond, as much as a round.
         if now - shown >= _REFRESH_SECONDS or number == rounds:
             shown = now
-            bar.update(
-                task,
-                completed=number,
-                now=describe_record(record),
-                left=watch.left,
-                refresh=True,
-            )
+            before = f"{name} {number}/{rounds}{watch.left}"
+            room = bar.console.width - len(before) - _bar_width(bar.console) - 3
+            told = _fitted(record, room)
+            bar.update(task, completed=number, now=told, left=watch.left, refresh=True)
 
     return observe
 
