@@ -155,6 +155,8 @@ NAMES = {
     "sppm": "SPPM-AS",
     "localgd": "LocalGD",
     "fedprox": "FedProx",
+    "fedp3": "FedP3",
+    "ldp-fedp3": "LDP-FedP3",
 }
 """Algorithms as they are written."""
 

@@ -153,7 +153,7 @@ def test_seeds_are_one_curve_and_other_options_another(tmp_path: Path) -> None:
     assert [(group.label, len(group.runs)) for group in groups] == [("EF21", 3), ("EF-BV", 3)]
     page = page_on(tmp_path)
     assert len(page.having("path", "band")) == 2 * len(X_NAMES)
-    assert "0.5 (0.4 to 0.6)" in page.texts["td"]
+    assert "0.5\n(0.4 to 0.6)" in page.texts["td"]
     assert "the least" in page.html
     assert not page.having("section", "remarks")
 
@@ -170,6 +170,14 @@ def test_labels_say_what_differs(tmp_path: Path) -> None:
         "EF-BV, compressor=top-k:k=2",
         "gradient descent",
     ]
+
+
+def test_labels_stay_short(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        options = dict.fromkeys(("compressor", "stepsize", "prox", "dataset", "lambda"), name * 9)
+        write_run(tmp_path / name, [0.7, 0.5], options=options)
+    labels = [group.label for group in grouped(find_runs([tmp_path]))]
+    assert labels == [f"EF-BV ({tmp_path / name})" for name in ("a", "b")]
 
 
 def test_a_chart_ends_where_its_values_end(tmp_path: Path) -> None:
@@ -243,7 +251,7 @@ def test_what_makes_curves_hard_to_compare(tmp_path: Path) -> None:
             options = {"algorithm": name, "seed": seed, "l2": 0.1 if name == "efbv" else 0.2}
             write_run(tmp_path / f"{name}-{seed}", [0.7, 0.6], options=options)
     found = remarks(tmp_path)
-    assert any("EF-BV: seed 1 is missing" in text for text in found)
+    assert "EF-BV: without seed 1, which others have." in found
     assert any("differ in l2" in text for text in found)
     assert write_run(tmp_path / "again", [0.7, 0.5], options={"algorithm": "ef21", "l2": 0.2})
     (tmp_path / "ef21-0/config.toml").write_text(

@@ -23,7 +23,7 @@ X_NAMES = {
     "uplink_bytes": "uplink bytes, all clients",
     "total_bytes": "bytes up and down, all clients",
     "cost": "communication cost",
-    "seconds": "seconds",
+    "seconds": "time",
 }
 """Horizontal axes, in the order of the tabs."""
 

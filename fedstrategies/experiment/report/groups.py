@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from fedstrategies.experiment.report.folders import RunFolder
 
 __all__ = ["Group", "differing", "grouped", "problem_differs"]
 
+_LONGEST = 60
 _NOT_OF_PROBLEM = {"seed", "x0", "smoothness", "batch-size", "dtype"}
 
 
@@ -56,17 +58,20 @@ def grouped(runs: Sequence[RunFolder]) -> tuple[Group, ...]:
 
 
 def _labels(groups: Sequence[tuple[Sequence[RunFolder], Mapping[str, str]]]) -> list[str]:
-    """The algorithm, or what differs between those of the same, or both; else the folder."""
+    """The algorithm, or what differs between those of the same, or both; the folder if need be."""
+    rivals: dict[str, list[Mapping[str, str]]] = {}
+    for found, options in groups:
+        rivals.setdefault(found[0].algorithm, []).append(options)
+    apart = {name: differing(tables) for name, tables in rivals.items()}
     labels = []
-    alone = len({found[0].algorithm for found, _ in groups}) == 1
     for found, options in groups:
         name = found[0].algorithm
-        rivals = [other for runs, other in groups if runs[0].algorithm == name]
-        own = [f"{key}={options.get(key) or '-'}" for key in differing(rivals)]
+        own = [f"{key}={options.get(key) or '-'}" for key in apart[name]]
         plain = NAMES.get(name, name) or found[0].name
-        named = own if alone and own else [plain, *own]
-        labels.append(", ".join(named) if options else found[0].name)
-    twice = {label for label in labels if labels.count(label) > 1}
+        named = own if len(rivals) == 1 and own else [plain, *own]
+        label = ", ".join(named) if options else found[0].name
+        labels.append(label if len(label) <= _LONGEST or not own else plain)
+    twice = {label for label, count in Counter(labels).items() if count > 1}
     return [
         f"{label} ({found[0].name})" if label in twice else label
         for label, (found, _) in zip(labels, groups, strict=True)

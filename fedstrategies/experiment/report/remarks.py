@@ -99,9 +99,14 @@ def _of_all(groups: Sequence[Group]) -> Iterator[str]:
     seeds = [{run.seed for run in group.runs} for group in groups]
     everywhere = set().union(*seeds)
     if any(len(own) > 1 for own in seeds):
+        without: dict[tuple[str, ...], list[str]] = {}
         for group, own in zip(groups, seeds, strict=True):
-            if missing := sorted(everywhere - own, key=lambda seed: (len(seed), seed)):
-                yield f"{group.label}: seed {_few(missing)} is missing, which others have."
+            lacking = sorted(everywhere - own, key=lambda seed: (len(seed), seed))
+            without.setdefault(tuple(lacking), []).append(group.label)
+        for missing, labels in without.items():
+            if missing:
+                plural = "s" * (len(missing) > 1)
+                yield f"{_few(labels)}: without seed{plural} {_few(missing)}, which others have."
     elif len(everywhere) > 1:
         yield "The curves have different seeds: some of what differs is luck."
     if problem := problem_differs([group.options for group in groups if group.options]):

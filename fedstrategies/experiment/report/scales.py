@@ -80,7 +80,7 @@ class Scale:
     def _log_text(self, mantissa: int, exponent: int) -> str:
         value = mantissa * 10.0**exponent
         factor, unit = self._unit(value)
-        return _with(unit, f"{value / factor:.3g}")
+        return _with(unit, f"{value / factor:.4g}")
 
     def _unit(self, largest: float) -> tuple[float, str]:
         fitting = [unit for unit in self.units if unit[0] <= largest * (1 + 1e-12)]

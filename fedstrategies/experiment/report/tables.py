@@ -197,10 +197,10 @@ def _of_columns(columns: Sequence[tuple[str, Sequence[str]]]) -> Table:
 
 
 def _spread(values: Iterable[float | None], form: _Form) -> str:
-    """One value where all are the same, else ``median (least to largest)``."""
+    """One value where all are the same, else the median, and below it least and largest."""
     found = sorted(float(value) for value in values if value is not None)
     found = [value for value in found if isfinite(value)]
     if not found:
         return _ABSENT
     least, middle, largest = (form(value) for value in (found[0], median_of(found), found[-1]))
-    return middle if least == largest else f"{middle} ({least} to {largest})"
+    return middle if least == largest else f"{middle}\n({least} to {largest})"
