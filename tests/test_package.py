@@ -113,6 +113,8 @@ def test_types_and_data_are_in_the_package() -> None:
     package = files("fedstrategies")
     assert (package / "py.typed").is_file()
     assert (package / "data" / "mushrooms.xz").is_file()
+    for name in ("page.html", "style.css"):
+        assert (package / "experiment" / "report" / name).is_file()
 
 
 def test_the_bundled_data_is_what_it_is_said_to_be() -> None:

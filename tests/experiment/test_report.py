@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedstrategies.experiment import report
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.report import write_report
 from fedstrategies.experiment.report.charts import MOST_CURVES, X_NAMES, chart_of
@@ -277,6 +279,18 @@ def test_sweeps_and_comparisons_are_folders_of_runs(tmp_path: Path) -> None:
     assert write_report(both) == tmp_path / "report.html"
 
 
+def test_what_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = write_run(tmp_path / "out", [0.7, 0.5])
+    monkeypatch.setattr(report, "write_durably", full)
+    with pytest.raises(ConfigError, match=r"report\.html cannot be written \(No space"):
+        write_report([out])
+
+
 def test_a_foreign_file_stays(tmp_path: Path) -> None:
     out = write_run(tmp_path / "out", [0.7, 0.5])
     (out / "report.html").write_text("<html>mine</html>")
@@ -359,20 +373,18 @@ def test_an_empty_history(tmp_path: Path) -> None:
 # Colours
 
 
-def colours(css: str) -> tuple[np.ndarray, np.ndarray]:
-    """The ground, and the colours of lines."""
-
-    def rgb(name: str) -> list[float]:
-        found = re.search(rf"--{name}: #(\w\w)(\w\w)(\w\w);", css)
-        assert found
-        return [int(part, 16) / 255 for part in found.groups()]
-
-    lines = np.array([rgb(f"s{number}") for number in range(MOST_CURVES)])
-    return linear(np.array(rgb("ground"))), linear(lines)
-
-
-def linear(srgb: np.ndarray) -> np.ndarray:
+def colour(css: str, name: str) -> np.ndarray:
+    """Linear light of a variable of the style sheet."""
+    found = re.search(rf"--{name}: #(\w\w)(\w\w)(\w\w);", css)
+    assert found, name
+    srgb = np.array([int(part, 16) / 255 for part in found.groups()])
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one: np.ndarray, other: np.ndarray) -> float:
+    """As WCAG defines it."""
+    bright = sorted(float(c @ np.array([0.2126, 0.7152, 0.0722])) + 0.05 for c in (one, other))
+    return bright[1] / bright[0]
 
 
 # Machado, Oliveira and Fernandes 2009, severity 1: red-, green- and blue-blind.
@@ -391,14 +403,21 @@ TO_OKLAB = [[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.42859
             [0.0259040371, 0.7827717662, -0.8086757660]]  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-def test_lines_stand_out_from_the_ground_and_from_each_other(scheme: int) -> None:
-    css = STYLE.read_text()
-    ground, lines = colours(css.split("@media (prefers-color-scheme: dark)")[scheme])
-    weights = np.array([0.2126, 0.7152, 0.0722])
-    bright = np.maximum(lines @ weights, ground @ weights)
-    dim = np.minimum(lines @ weights, ground @ weights)
-    assert ((bright + 0.05) / (dim + 0.05)).min() >= 3  # WCAG 1.4.11
+@pytest.fixture(params=[0, 1], ids=["light", "dark"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    """The part of the style sheet that one scheme's colours stand in."""
+    return STYLE.read_text().split("@media (prefers-color-scheme: dark)")[request.param]
+
+
+@pytest.mark.parametrize("ground", ["ground", "raised", "warn"])
+def test_text_can_be_read(scheme: str, ground: str) -> None:
+    for name in ("ink", "faint"):
+        assert contrast(colour(scheme, name), colour(scheme, ground)) >= 4.5  # WCAG 1.4.3
+
+
+def test_lines_stand_out_from_the_ground_and_from_each_other(scheme: str) -> None:
+    lines = np.array([colour(scheme, f"s{number}") for number in range(MOST_CURVES)])
+    assert min(contrast(line, colour(scheme, "ground")) for line in lines) >= 3  # WCAG 1.4.11
     for seen in VISIONS.values():
         cones = np.cbrt(np.clip(lines @ np.array(seen).T, 0, 1) @ np.array(TO_LMS).T)
         lab = cones @ np.array(TO_OKLAB).T

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedstrategies.durable import write_durably
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.report.folders import find_runs
 from fedstrategies.experiment.report.groups import grouped
 from fedstrategies.experiment.report.page import MARK, page_of
-from fedstrategies.experiment.writing import writing
 
 __all__ = ["REPORT", "write_report"]
 
@@ -40,10 +40,8 @@ def write_report(outs: Sequence[Path], output: Path | None = None) -> Path:
     Raises
     ------
     ConfigError
-        If a folder is not there, holds no run or a broken one, or the file would replace one that
-        is no such page; nothing was written.
-    WriteError
-        If the file cannot be written.
+        If a folder is not there, holds no run or a broken one, or the file cannot be written or
+        would replace one that is no such page; nothing was written.
     """
     target = output if output is not None else _default(outs)
     if not target.parent.is_dir():
@@ -53,8 +51,10 @@ def write_report(outs: Sequence[Path], output: Path | None = None) -> Path:
             f"--output: {target} is there and no report; move it away, or choose another file"
         )
     text = page_of(grouped(find_runs(outs)), title=", ".join(out.name or str(out) for out in outs))
-    with writing(target):
-        target.write_text(text, encoding="utf-8")
+    try:
+        write_durably(target, text.encode())
+    except OSError as error:
+        raise ConfigError(f"--output: {target} cannot be written ({error.strerror})") from None
     return target
 
 
