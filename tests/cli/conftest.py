@@ -1,3 +1,4 @@
+import logging
 import random
 from pathlib import Path
 
@@ -22,6 +23,9 @@ def libsvm_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def fedstrategies(capsys):
     """Call the command; (exit code, standard output, standard error)."""
+    # The command sets how much its process logs; the tests after it are of the same process.
+    logger = logging.getLogger("flwr")
+    level = logger.level
 
     def call(*arguments):
         with pytest.raises(SystemExit) as exit:
@@ -29,7 +33,8 @@ def fedstrategies(capsys):
         captured = capsys.readouterr()
         return exit.value.code, captured.out, captured.err
 
-    return call
+    yield call
+    logger.setLevel(level)
 
 
 @pytest.fixture
