@@ -50,6 +50,23 @@ class SGD:
     ----------
     lr : float
         Step size; 1 with ``direction = x - mean`` is plain averaging.
+
+    Raises
+    ------
+    ValueError
+        If ``lr`` is not positive and finite.
+
+    References
+    ----------
+    Reddi et al., "Adaptive Federated Optimization" (2021).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedstrategies import SGD
+    >>> x, state = SGD(lr=0.5).step(torch.ones(2), torch.tensor([1.0, -2.0]), state={})
+    >>> x
+    tensor([0.5000, 2.0000])
     """
 
     lr: float = 1.0
@@ -86,9 +103,27 @@ class Adam:
     eps : float
         Added to the root of the second moment: how small an entry is noise.
 
+    Raises
+    ------
+    ValueError
+        If ``lr`` or ``eps`` is not positive and finite, or a decay is outside [0, 1).
+
     References
     ----------
     Kingma, Ba (2015); Reddi et al., "Adaptive Federated Optimization" (2021).
+
+    Examples
+    --------
+    The first step moves each coordinate by almost lr.
+
+    >>> import torch
+    >>> from fedstrategies import Adam
+    >>> adam, x = Adam(lr=0.1), torch.ones(2)
+    >>> x, state = adam.step(x, torch.tensor([1.0, -2.0]), adam.init(x))
+    >>> x
+    tensor([0.9001, 1.1000])
+    >>> int(state["steps"])
+    1
     """
 
     lr: float

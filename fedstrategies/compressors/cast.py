@@ -69,6 +69,18 @@ class Cast(Compressor):
     ------
     ValueError
         If ``dtype`` is neither.
+
+    Examples
+    --------
+    bfloat16 has 8 significant bits.
+
+    >>> import torch
+    >>> from fedstrategies import Cast
+    >>> x = torch.tensor([[257.0, -1.0, 0.1]])
+    >>> Cast(dtype="bfloat16").compress(x, keys=torch.tensor([0])).dense()
+    tensor([[ 2.5600e+02, -1.0000e+00,  1.0010e-01]])
+    >>> Cast(dtype="bfloat16").constants(1).eta == 2**-8
+    True
     """
 
     dtype: str

@@ -24,8 +24,7 @@ class CompK(Compressor):
 
     ``eta = sqrt((d-k')/d), omega = (k'-k)/k, B = 1, M = k'/k``: eta is attained where all
     magnitudes are equal, omega and M where x has at most k' entries. In general neither
-    unbiased nor contractive. k = k' is top-k, k' = d rand-k. Source: EF-BV (Condat, Yi,
-    Richtárik 2022).
+    unbiased nor contractive. k = k' is top-k, k' = d rand-k.
 
     Parameters
     ----------
@@ -40,6 +39,22 @@ class CompK(Compressor):
     ------
     ValueError
         If not exactly one of a pair is given, one is out of range, or k > k'.
+
+    References
+    ----------
+    Condat, Yi, Richtarik, "EF-BV" (2022); arXiv 2509.08233.
+
+    Examples
+    --------
+    One of the two largest entries, times two.
+
+    >>> import torch
+    >>> from fedstrategies import CompK
+    >>> x = torch.tensor([[3.0, -1.0, 0.5, 2.0]])
+    >>> CompK(k=1, k_prime=2).compress(x, keys=torch.tensor([1])).dense()
+    tensor([[0., 0., 0., 4.]])
+    >>> CompK(k=1, k_prime=2).constants(4).omega
+    1.0
     """
 
     k: int | None = None

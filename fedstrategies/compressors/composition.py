@@ -37,6 +37,20 @@ class Composition(Compressor):
     ValueError
         If there is no stage, or a stage that sends plain floats follows one that codes its
         values (natural, qsgd, cast): their coding would be lost, and with it what it saves.
+
+    Examples
+    --------
+    The two largest entries, each rounded to a power of two.
+
+    >>> import torch
+    >>> from fedstrategies import Composition, Natural, TopK
+    >>> both = Composition(stages=(TopK(k=2), Natural()))
+    >>> both.compress(torch.tensor([[3.0, -1.0, 0.5, 2.0]]), keys=torch.tensor([0])).dense()
+    tensor([[4., 0., 0., 2.]])
+    >>> both.spec
+    'top-k:k=2+natural'
+    >>> both.constants(4).error
+    0.5625
     """
 
     stages: tuple[Compressor, ...]

@@ -15,7 +15,17 @@ __all__ = ["Identity"]
 
 @dataclass(frozen=True, kw_only=True)
 class Identity(Compressor):
-    """C(x) = x: eta = omega = 0, B = M = 1."""
+    """C(x) = x: eta = omega = 0, B = M = 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedstrategies import Identity
+    >>> Identity().compress(torch.tensor([[3.0, -1.0]]), keys=torch.tensor([0])).dense()
+    tensor([[ 3., -1.]])
+    >>> Identity().constants(2).unbiased
+    True
+    """
 
     @property
     def spec(self) -> str:

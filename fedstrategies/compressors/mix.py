@@ -24,7 +24,7 @@ class MixK(Compressor):
 
     ``eta = (d-k-k') / sqrt((d-k) d), omega = k'(d-k-k') / ((d-k) d), B = M = 1``: eta and
     omega are attained where all magnitudes are equal, B and M where x has at most k entries.
-    k' = 0 is top-k, k = 0 scaled rand-k'. Source: EF-BV (Condat, Yi, Richtárik 2022).
+    k' = 0 is top-k, k = 0 scaled rand-k'.
 
     Parameters
     ----------
@@ -39,6 +39,22 @@ class MixK(Compressor):
     ------
     ValueError
         If not exactly one of a pair is given, one is out of range, or both counts are 0.
+
+    References
+    ----------
+    Condat, Yi, Richtarik, "EF-BV" (2022); arXiv 2509.08233.
+
+    Examples
+    --------
+    The largest entry, and one that is drawn.
+
+    >>> import torch
+    >>> from fedstrategies import MixK
+    >>> x = torch.tensor([[3.0, -1.0, 0.5, 2.0]])
+    >>> MixK(k=1, k_prime=1).compress(x, keys=torch.tensor([1])).dense()
+    tensor([[3.0000, 0.0000, 0.5000, 0.0000]])
+    >>> round(MixK(k=1, k_prime=1).constants(4).omega, 6)
+    0.166667
     """
 
     k: int | None = None

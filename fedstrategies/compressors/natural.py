@@ -33,7 +33,22 @@ class Natural(Compressor):
 
     The one exception: magnitudes from ``2^1023`` on (``2^127`` in float32) are rounded down,
     since the next power is not finite. Subnormal numbers are rounded as any other.
-    Source: Horváth et al., "Natural compression for distributed deep learning" (2019).
+
+    References
+    ----------
+    Horváth et al., "Natural compression for distributed deep learning" (2019).
+
+    Examples
+    --------
+    3 lies between 2 and 4; the other entries are powers of two.
+
+    >>> import torch
+    >>> from fedstrategies import Natural
+    >>> x = torch.tensor([[3.0, -1.0, 0.5, 2.0]])
+    >>> Natural().compress(x, keys=torch.tensor([1])).dense()
+    tensor([[ 4.0000, -1.0000,  0.5000,  2.0000]])
+    >>> Natural().constants(4).omega
+    0.125
     """
 
     @property

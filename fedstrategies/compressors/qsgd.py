@@ -26,7 +26,6 @@ class QSGD(Compressor):
     ``a_j = s |x_j| / ||x||`` above its floor, the variance is ``||x||^2/s^2 sum f_j (1 - f_j)``,
     and ``f(1-f) <= 1`` (1/4 in fact), ``sum f_j (1-f_j) <= sum a_j <= s sqrt(d)``; unbiasedness
     turns the variance into M. After a sparsifier d is the number of values it keeps.
-    Source: Alistarh et al., "QSGD" (2017), lemma 3.1.
 
     Parameters
     ----------
@@ -37,6 +36,22 @@ class QSGD(Compressor):
     ------
     ValueError
         If ``levels`` is not a whole number of at least 1.
+
+    References
+    ----------
+    Alistarh et al., "QSGD" (2017), lemma 3.1.
+
+    Examples
+    --------
+    Whole multiples of half the norm, which is 5.
+
+    >>> import torch
+    >>> from fedstrategies import QSGD
+    >>> x = torch.tensor([[3.0, -4.0, 0.0, 0.0]])
+    >>> QSGD(levels=2).compress(x, keys=torch.tensor([1])).dense()
+    tensor([[ 2.5000, -2.5000,  0.0000,  0.0000]])
+    >>> QSGD(levels=2).constants(4).omega
+    1.0
     """
 
     levels: int

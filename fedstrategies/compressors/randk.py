@@ -65,6 +65,22 @@ class RandK(_RandomSubset):
     ------
     ValueError
         If not exactly one is given or it is out of range.
+
+    References
+    ----------
+    Condat, Yi, Richtarik, "EF-BV" (2022); arXiv 2509.08233.
+
+    Examples
+    --------
+    The key decides which k entries are kept.
+
+    >>> import torch
+    >>> from fedstrategies import RandK
+    >>> x = torch.tensor([[3.0, -1.0, 0.5, 2.0]])
+    >>> RandK(k=2).compress(x, keys=torch.tensor([1])).dense()
+    tensor([[ 0., -2.,  1.,  0.]])
+    >>> RandK(k=1).constants(4).omega
+    3.0
     """
 
     @property
@@ -110,6 +126,20 @@ class ScaledRandK(_RandomSubset):
     ------
     ValueError
         If not exactly one is given or it is out of range.
+
+    References
+    ----------
+    Condat, Yi, Richtarik, "EF-BV" (2022); arXiv 2509.08233.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedstrategies import ScaledRandK
+    >>> x = torch.tensor([[3.0, -1.0, 0.5, 2.0]])
+    >>> ScaledRandK(k=2).compress(x, keys=torch.tensor([1])).dense()
+    tensor([[ 0.0000, -1.0000,  0.5000,  0.0000]])
+    >>> ScaledRandK(k=1).constants(4).eta, ScaledRandK(k=1).constants(4).omega
+    (0.75, 0.1875)
     """
 
     @property

@@ -65,10 +65,23 @@ def parse_compressor(text: str) -> Compressor:
         ``name`` or ``name:option=value,option=value``, several joined by ``+`` from the first
         applied to the last.
 
+    Returns
+    -------
+    Compressor
+        A single operator, or a `Composition`.
+
     Raises
     ------
     ValueError
         If a name, an option or a value is not known; the message lists those that are.
+
+    Examples
+    --------
+    >>> from fedstrategies import parse_compressor
+    >>> parse_compressor("rand-k:fraction=0.25").kept(100)
+    25
+    >>> parse_compressor("top-k:k=5+natural").spec
+    'top-k:k=5+natural'
     """
     stages = tuple(_parse_one(part.strip(), text) for part in text.split("+"))
     return stages[0] if len(stages) == 1 else Composition(stages=stages)

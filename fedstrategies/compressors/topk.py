@@ -34,6 +34,20 @@ class TopK(Compressor):
     ------
     ValueError
         If not exactly one is given or it is out of range.
+
+    References
+    ----------
+    Condat, Yi, Richtarik, "EF-BV" (2022); arXiv 2509.08233.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedstrategies import TopK
+    >>> x = torch.tensor([[3.0, -1.0, 0.5, 2.0]])
+    >>> TopK(k=2).compress(x, keys=torch.tensor([0])).dense()
+    tensor([[3., 0., 0., 2.]])
+    >>> TopK(k=3).constants(4).eta
+    0.5
     """
 
     k: int | None = None

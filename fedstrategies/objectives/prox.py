@@ -52,7 +52,31 @@ class NoProx(Prox):
 
 @dataclass(frozen=True)
 class L1(Prox):
-    """``R(x) = lam ||x||_1``; the prox is soft thresholding at ``step lam``."""
+    """``R(x) = lam ||x||_1``; the prox is soft thresholding at ``step lam``.
+
+    Parameters
+    ----------
+    lam : float
+        Weight of the norm, > 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not positive and finite.
+
+    References
+    ----------
+    Parikh, Boyd, "Proximal Algorithms" (2014).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedstrategies import L1
+    >>> L1(1.0).prox(torch.tensor([3.0, -0.5, 0.0]), step=0.5)
+    tensor([2.5000, 0.0000, 0.0000])
+    >>> L1(1.0).value(torch.tensor([3.0, -0.5, 0.0]))
+    3.5
+    """
 
     lam: float
 
@@ -76,7 +100,31 @@ class L1(Prox):
 
 @dataclass(frozen=True)
 class SquaredL2(Prox):
-    """``R(x) = (lam/2) ||x||^2``; the prox is a scaling."""
+    """``R(x) = (lam/2) ||x||^2``; the prox is a scaling.
+
+    Parameters
+    ----------
+    lam : float
+        Weight of half the squared norm, > 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not positive and finite.
+
+    References
+    ----------
+    Parikh, Boyd, "Proximal Algorithms" (2014).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedstrategies import SquaredL2
+    >>> SquaredL2(1.0).prox(torch.tensor([3.0, -0.5, 0.0]), step=0.5)
+    tensor([ 2.0000, -0.3333,  0.0000])
+    >>> SquaredL2(1.0).value(torch.tensor([3.0, -0.5, 0.0]))
+    4.625
+    """
 
     lam: float
 
@@ -99,7 +147,31 @@ class SquaredL2(Prox):
 
 @dataclass(frozen=True)
 class Box(Prox):
-    """The indicator of ``[-radius, radius]^d``; the prox is the projection."""
+    """The indicator of ``[-radius, radius]^d``; the prox is the projection.
+
+    Parameters
+    ----------
+    radius : float
+        Largest magnitude of a coordinate, > 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not positive and finite.
+
+    References
+    ----------
+    Parikh, Boyd, "Proximal Algorithms" (2014).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedstrategies import Box
+    >>> Box(1.0).prox(torch.tensor([3.0, -0.5, 0.0]), step=0.5)
+    tensor([ 1.0000, -0.5000,  0.0000])
+    >>> Box(1.0).value(torch.tensor([3.0, -0.5, 0.0]))
+    inf
+    """
 
     radius: float
 

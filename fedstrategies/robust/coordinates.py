@@ -19,7 +19,22 @@ _CACHE_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Median:
-    """The weighted median of each coordinate; between two middle values their mean."""
+    """The weighted median of each coordinate; between two middle values their mean.
+
+    References
+    ----------
+    Yin, Chen, Ramchandran, Bartlett, "Byzantine-Robust Distributed Learning" (2018).
+
+    Examples
+    --------
+    Four vectors that agree, and one that lies.
+
+    >>> import torch
+    >>> from fedstrategies import Median
+    >>> v = torch.tensor([[1.0, 0.0], [1.0, 0.5], [2.0, 0.0], [1.5, 0.5], [100.0, -100.0]])
+    >>> Median()(v, torch.ones(5))
+    tensor([1.5000, 0.0000])
+    """
 
     @property
     def spec(self) -> str:
@@ -58,6 +73,20 @@ class TrimmedMean:
     ------
     ValueError
         If the share is outside.
+
+    References
+    ----------
+    Yin, Chen, Ramchandran, Bartlett, "Byzantine-Robust Distributed Learning" (2018).
+
+    Examples
+    --------
+    Four vectors that agree, and one that lies.
+
+    >>> import torch
+    >>> from fedstrategies import TrimmedMean
+    >>> v = torch.tensor([[1.0, 0.0], [1.0, 0.5], [2.0, 0.0], [1.5, 0.5], [100.0, -100.0]])
+    >>> TrimmedMean(share=0.2)(v, torch.ones(5))
+    tensor([1.5000, 0.1667])
     """
 
     share: float = 0.2

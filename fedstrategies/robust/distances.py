@@ -35,6 +35,20 @@ class GeometricMedian:
     ------
     ValueError
         If a number is not positive.
+
+    References
+    ----------
+    Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning" (2022).
+
+    Examples
+    --------
+    Four vectors that agree, and one that lies.
+
+    >>> import torch
+    >>> from fedstrategies import GeometricMedian
+    >>> v = torch.tensor([[1.0, 0.0], [1.0, 0.5], [2.0, 0.0], [1.5, 0.5], [100.0, -100.0]])
+    >>> GeometricMedian()(v, torch.ones(5))
+    tensor([1.4628, 0.2172])
     """
 
     smoothing: float = 1e-9
@@ -94,6 +108,20 @@ class Krum:
     ------
     ValueError
         If a number is outside.
+
+    References
+    ----------
+    Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries" (2017).
+
+    Examples
+    --------
+    Four vectors that agree, and one that lies.
+
+    >>> import torch
+    >>> from fedstrategies import Krum
+    >>> v = torch.tensor([[1.0, 0.0], [1.0, 0.5], [2.0, 0.0], [1.5, 0.5], [100.0, -100.0]])
+    >>> Krum(share=0.2)(v, torch.ones(5))
+    tensor([1.0000, 0.5000])
     """
 
     share: float = 0.2

@@ -29,10 +29,21 @@ _SETTINGS: Mapping[str, Mapping[str, type]] = {
 def parse_aggregator(text: str) -> Aggregator:
     """``median``, ``trimmed-mean[:share=..]``, ``geometric-median[:..]``, ``krum[:share=..,..]``.
 
+    Parameters
+    ----------
+    text : str
+        One of these; what is not set has the default of `TrimmedMean`, `GeometricMedian` or `Krum`.
+
     Raises
     ------
     ValueError
         If the text is none of these, or a setting is not a number in its range.
+
+    Examples
+    --------
+    >>> from fedstrategies import parse_aggregator
+    >>> parse_aggregator("krum:share=0.2,selected=3")
+    Krum(share=0.2, selected=3)
     """
     name, _, rest = (part.strip() for part in text.partition(":"))
     if name not in AGGREGATORS:

@@ -36,6 +36,23 @@ class BlockSampling:
     ------
     ValueError
         If the blocks are not a partition, or the probabilities do not fit.
+
+    References
+    ----------
+    Yi, Richtarik et al., "Cohort Squeeze: Beyond a Single Communication Round per Cohort in
+    Cross-Device Federated Learning" (2024); arXiv 2509.08233.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedstrategies import BlockSampling
+    >>> law = BlockSampling(blocks=((0, 1), (2, 3)), probabilities=(0.25, 0.75))
+    >>> law.draw(4, seed=0, round=1)
+    tensor([2, 3])
+    >>> law.inclusion_probabilities(4)
+    tensor([0.2500, 0.2500, 0.7500, 0.7500], dtype=torch.float64)
+    >>> law.strong_convexity(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    2.3333333333333335
     """
 
     blocks: tuple[tuple[int, ...], ...]

@@ -18,7 +18,25 @@ __all__ = ["FullParticipation", "NiceSampling"]
 
 @dataclass(frozen=True, kw_only=True)
 class FullParticipation:
-    """Every client, every round: p_i = 1."""
+    """Every client, every round: p_i = 1.
+
+    References
+    ----------
+    Yi, Richtarik et al., "Cohort Squeeze: Beyond a Single Communication Round per Cohort in
+    Cross-Device Federated Learning" (2024); arXiv 2509.08233.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedstrategies import FullParticipation
+    >>> law = FullParticipation()
+    >>> law.draw(4, seed=0, round=1)
+    tensor([0, 1, 2, 3])
+    >>> law.inclusion_probabilities(4)
+    tensor([1., 1., 1., 1.], dtype=torch.float64)
+    >>> law.strong_convexity(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    2.5
+    """
 
     def size(self, clients: int) -> int:
         """Return n."""
@@ -53,6 +71,28 @@ class NiceSampling:
     ----------
     cohort_size : int
         tau >= 1.
+
+    Raises
+    ------
+    ValueError
+        If ``cohort_size`` is below 1; when n is known, if it exceeds n.
+
+    References
+    ----------
+    Yi, Richtarik et al., "Cohort Squeeze: Beyond a Single Communication Round per Cohort in
+    Cross-Device Federated Learning" (2024); arXiv 2509.08233.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedstrategies import NiceSampling
+    >>> law = NiceSampling(cohort_size=2)
+    >>> law.draw(4, seed=0, round=1)
+    tensor([2, 3])
+    >>> law.inclusion_probabilities(4)
+    tensor([0.5000, 0.5000, 0.5000, 0.5000], dtype=torch.float64)
+    >>> law.strong_convexity(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    1.5
     """
 
     cohort_size: int

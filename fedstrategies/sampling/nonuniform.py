@@ -35,6 +35,23 @@ class NonuniformSampling:
     ------
     ValueError
         If a probability is not positive or their sum is not 1.
+
+    References
+    ----------
+    Yi, Richtarik et al., "Cohort Squeeze: Beyond a Single Communication Round per Cohort in
+    Cross-Device Federated Learning" (2024); arXiv 2509.08233.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedstrategies import NonuniformSampling
+    >>> law = NonuniformSampling(probabilities=(0.1, 0.2, 0.3, 0.4))
+    >>> law.draw(4, seed=0, round=1)
+    tensor([3])
+    >>> law.inclusion_probabilities(4)
+    tensor([0.1000, 0.2000, 0.3000, 0.4000], dtype=torch.float64)
+    >>> law.strong_convexity(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    2.5
     """
 
     probabilities: tuple[float, ...]

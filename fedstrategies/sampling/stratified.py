@@ -40,6 +40,23 @@ class StratifiedSampling:
     ------
     ValueError
         If the strata are not a partition.
+
+    References
+    ----------
+    Yi, Richtarik et al., "Cohort Squeeze: Beyond a Single Communication Round per Cohort in
+    Cross-Device Federated Learning" (2024); arXiv 2509.08233.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedstrategies import StratifiedSampling
+    >>> law = StratifiedSampling(strata=((0, 1, 2), (3,)))
+    >>> law.draw(4, seed=0, round=1)
+    tensor([2, 3])
+    >>> law.inclusion_probabilities(4)
+    tensor([0.3333, 0.3333, 0.3333, 1.0000], dtype=torch.float64)
+    >>> law.strong_convexity(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    1.75
     """
 
     strata: tuple[tuple[int, ...], ...]
