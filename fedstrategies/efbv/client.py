@@ -29,6 +29,30 @@ class EFBVClient(BaseClient):
         The same loss on the examples that `evaluate` measures on; None: the training examples.
     privacy : Privacy or None
         See `BaseClient`.
+
+    Raises
+    ------
+    PrivacyError
+        If ``privacy`` is given and the objective has no private gradients.
+
+    References
+    ----------
+    Condat, Yi, Richtarik, "EF-BV" (2022); arXiv 2509.08233.
+
+    Examples
+    --------
+    After the example of `LogisticRegression`. Of each gradient one entry arrives and is remembered:
+
+    >>> from flwr.app import ArrayRecord
+    >>> from fedstrategies import EF21, CohortGrid, EFBVClient, TopK, client_app
+    >>> def client_fn(context):
+    ...     return EFBVClient(context, objective=f[context.node_config["partition-id"]])
+    >>> app, x0 = client_app(client_fn), ArrayRecord(f[0].initial_arrays())
+    >>> strategy = EF21(compressor=TopK(k=1), stepsize=0.5)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=1)
+    >>> strategy.memory["h"]
+    tensor([[-0.5000,  0.0000,  0.0000,  0.0000],
+            [ 0.0000,  0.0000,  0.0000, -0.7500]], dtype=torch.float64)
     """
 
     def __init__(

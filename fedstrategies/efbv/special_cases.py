@@ -19,6 +19,29 @@ class EF21(EFBV):
 
     Parameters are those of `EFBV` without lam and nu. With m of n participants it is EF21-PP:
     their messages are added unscaled.
+
+    Raises
+    ------
+    ValueError
+        For ``lam`` or ``nu``, and as `EFBV`.
+
+    References
+    ----------
+    Richtarik, Sokolov, Fatkhullin, "EF21" (2021); as a case of EF-BV: Condat, Yi, Richtarik,
+    "EF-BV" (2022); arXiv 2509.08233.
+
+    Examples
+    --------
+    After the example of `EFBVClient`, at the step size of the theory:
+
+    >>> from fedstrategies import EF21, logistic_smoothness
+    >>> known = logistic_smoothness(LogisticRegression.stack(f))
+    >>> strategy = EF21(compressor=TopK(k=1), smoothness=known)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> round(strategy.gamma, 4), strategy.theory.memory_step
+    (0.0787, 1.0)
+    >>> strategy.h
+    tensor([-0.2382,  0.1250, -0.1250, -0.3389], dtype=torch.float64)
     """
 
     def __init__(self, *, compressor: Compressor, **settings: Any) -> None:
@@ -39,7 +62,30 @@ class EF21(EFBV):
 class DIANA(EFBV):
     """DIANA: nu = 1, lambda = 1/(1 + omega), an unbiased compressor.
 
-    Parameters are those of `EFBV` without lam and nu. A biased compressor is refused.
+    Parameters are those of `EFBV` without lam and nu.
+
+    Raises
+    ------
+    ValueError
+        For ``lam``, ``nu`` or a biased compressor (when d is known), and as `EFBV`.
+
+    References
+    ----------
+    Mishchenko, Gorbunov, Takáč, Richtárik, "Distributed Learning with Compressed Gradient
+    Differences" (2019); as a case of EF-BV: Condat, Yi, Richtarik, "EF-BV" (2022);
+    arXiv 2509.08233.
+
+    Examples
+    --------
+    After the example of `EFBVClient`; rand-k has omega = 3 here:
+
+    >>> from fedstrategies import DIANA, RandK
+    >>> strategy = DIANA(compressor=RandK(k=1), stepsize=0.2)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> strategy.theory.memory_step, strategy.theory.gradient_step
+    (0.25, 1.0)
+    >>> strategy.x
+    tensor([ 0.2500, -0.1500,  0.1000,  0.3750], dtype=torch.float64)
     """
 
     def __init__(self, *, compressor: Compressor, **settings: Any) -> None:
@@ -58,6 +104,27 @@ class GradientDescent(EFBV):
     gradient of those who did stands in for that of all.
 
     Parameters are those of `EFBV` without compressor, lam, nu and shift_init.
+
+    Raises
+    ------
+    ValueError
+        For a setting that it does not have, and as `EFBV`.
+
+    References
+    ----------
+    Condat, Yi, Richtarik, "EF-BV" (2022); arXiv 2509.08233.
+
+    Examples
+    --------
+    After the example of `EFBVClient`:
+
+    >>> from fedstrategies import GradientDescent
+    >>> strategy = GradientDescent(stepsize=0.5)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> strategy.x
+    tensor([ 0.3138, -0.1727,  0.1727,  0.4037], dtype=torch.float64)
+    >>> strategy.bytes.uplink
+    402
     """
 
     def __init__(self, **settings: Any) -> None:

@@ -63,6 +63,18 @@ class EFBV(BaseStrategy):
     References
     ----------
     Condat, Yi, Richtarik, "EF-BV" (2022); arXiv 2509.08233.
+
+    Examples
+    --------
+    After the example of `EFBVClient` (bytes are those of both clients and three rounds):
+
+    >>> from fedstrategies import EFBV
+    >>> strategy = EFBV(compressor=TopK(k=1), stepsize=0.5)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> strategy.x
+    tensor([ 0.3381, -0.1250,  0.1250,  0.4575], dtype=torch.float64)
+    >>> strategy.bytes.uplink, strategy.bytes.downlink
+    (270, 960)
     """
 
     no_downlink = ""
@@ -129,7 +141,7 @@ class EFBV(BaseStrategy):
 
     @property
     def theory(self) -> Theory:
-        """What the analysis chose; known once the first round begins."""
+        """What the analysis chose; known once the first round begins, RuntimeError before."""
         if self._theory is None:
             raise RuntimeError("the constants are known once the first round begins")
         return self._theory

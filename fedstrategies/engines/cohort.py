@@ -52,6 +52,24 @@ class CohortGrid(VirtualGrid):
         Threads at most that compute cohorts on the fast path, where they are faster than one and
         the objective allows it (`fedstrategies.engines.execution`); None: the cores available to
         the process. The bits do not depend on it.
+
+    Raises
+    ------
+    ValueError
+        If there is no client, ``fast`` is none of the three, or ``workers`` is below 1; when a
+        strategy starts, if ``fast="require"`` and the fast path is not possible.
+
+    Examples
+    --------
+    After the example of `EFBVClient`. One call for all clients, and one message for each:
+
+    >>> from fedstrategies import CohortGrid
+    >>> def model(fast):
+    ...     strategy = EF21(compressor=TopK(k=1), stepsize=0.5)
+    ...     strategy.start(CohortGrid(app, num_clients=2, fast=fast), x0, num_rounds=3)
+    ...     return strategy.x
+    >>> torch.equal(model("require"), model("never"))
+    True
     """
 
     def __init__(

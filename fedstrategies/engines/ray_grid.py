@@ -66,6 +66,17 @@ class RayGrid(VirtualGrid):
         If Ray is not installed.
     ValueError
         If an argument is out of range, or Ray has not room for the actors.
+
+    Examples
+    --------
+    After the example of `EFBVClient`, with each client in a process of its own:
+
+    >>> from fedstrategies import RayGrid
+    >>> strategy = EF21(compressor=TopK(k=1), stepsize=0.5)
+    >>> with RayGrid(app, num_clients=2, actors=2) as grid:
+    ...     result = strategy.start(grid, x0, num_rounds=3)
+    >>> strategy.x
+    tensor([ 0.3381, -0.1250,  0.1250,  0.4575], dtype=torch.float64)
     """
 
     def __init__(

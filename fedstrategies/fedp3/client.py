@@ -48,6 +48,25 @@ class FedP3Client(BaseClient):
     ------
     ValueError
         For both kinds of privacy at once.
+
+    References
+    ----------
+    Yi, Gazagnadou, Richtarik, Lyu, "FedP3: Federated Personalized and Privacy-friendly Network
+    Pruning under Model Heterogeneity" (ICLR 2024).
+
+    Examples
+    --------
+    After the example of `TorchObjective`, with its network of three layers:
+
+    >>> from flwr.app import ArrayRecord
+    >>> from fedstrategies import CohortGrid, FedP3, FedP3Client, client_app
+    >>> from fedstrategies.pruning import layer_groups
+    >>> def client_fn(context):
+    ...     return FedP3Client(context, objective=f[context.node_config["partition-id"]])
+    >>> app, x0 = client_app(client_fn), ArrayRecord(f[0].initial_arrays())
+    >>> groups = layer_groups(module)
+    >>> groups.names
+    ('0', '2', '3')
     """
 
     def __init__(

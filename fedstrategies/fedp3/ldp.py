@@ -35,6 +35,25 @@ class LDPFedP3(FedP3):
     ValueError
         For a personal head, which is trained on private rows outside the releases, or settings
         that are impossible.
+
+    References
+    ----------
+    Yi, Gazagnadou, Richtarik, Lyu, "FedP3: Federated Personalized and Privacy-friendly Network
+    Pruning under Model Heterogeneity" (ICLR 2024).
+
+    Examples
+    --------
+    After the example of `EFBVClient`. Each of three rounds takes two releases of every client:
+
+    >>> from fedstrategies.fedp3 import FedP3Client, LDPFedP3, groups_of
+    >>> from fedstrategies.privacy import Privacy
+    >>> own = Privacy(max_grad_norm=1.0, noise_multiplier=2.0, simulated_seed=0)
+    >>> def private(context):
+    ...     return FedP3Client(context, objective=client_fn(context).objective, privacy=own)
+    >>> strategy = LDPFedP3(groups=groups_of(f[0]), local_steps=2, stepsize=0.1)
+    >>> result = strategy.start(CohortGrid(client_app(private), num_clients=2), x0, num_rounds=3)
+    >>> strategy.accounts.ledger(0).releases
+    6
     """
 
     def __init__(self, **settings: Any) -> None:

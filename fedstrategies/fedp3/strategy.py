@@ -79,6 +79,21 @@ class FedP3(BaseStrategy):
     ----------
     Yi, Gazagnadou, Richtarik, Lyu, "FedP3: Federated Personalized and Privacy-friendly Network
     Pruning under Model Heterogeneity" (ICLR 2024).
+
+    Examples
+    --------
+    After the example of `FedP3Client`. Client 0 has layers 0 and 2, client 1 layers 1 and 2, both
+    half of the weights of the other one; bytes are those of three rounds:
+
+    >>> from fedstrategies import FedP3
+    >>> from fedstrategies.fedp3 import parse_layers
+    >>> from fedstrategies.pruning import GlobalPruning
+    >>> lowerb = parse_layers("lowerb")
+    >>> half = GlobalPruning(keep=0.5)
+    >>> strategy = FedP3(groups=groups, layers=lowerb, pruning=half, stepsize=0.5)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> strategy.bytes.uplink
+    726
     """
 
     no_downlink = "each client already gets its own part of the model, in frames of its own"

@@ -76,7 +76,13 @@ def client_app(
 
     Examples
     --------
-    >>> app = client_app(lambda context: EFBVClient(context, objective=load(context)))
-    ... # doctest: +SKIP
+    After the example of `LogisticRegression`:
+
+    >>> from fedstrategies import CohortGrid, EFBVClient, client_app
+    >>> def client_fn(context):
+    ...     return EFBVClient(context, objective=f[context.node_config["partition-id"]])
+    >>> app = client_app(client_fn)
+    >>> len(list(CohortGrid(app, num_clients=2).get_node_ids()))
+    2
     """
     return FedApp(client_fn, mods=mods, store=store)

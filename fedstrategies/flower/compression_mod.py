@@ -88,10 +88,21 @@ class CompressionMod:
         If ``compressor`` is none; while training, what the module's text and the guide on
         existing setups name.
 
+    References
+    ----------
+    Richtarik, Sokolov, Fatkhullin, "EF21" (2021); Condat, Yi, Richtarik, "EF-BV" (2022).
+
     Examples
     --------
+    >>> from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+    >>> from flwr.clientapp import ClientApp
+    >>> from fedstrategies import CompressionMod, TopK
     >>> app = ClientApp(mods=[CompressionMod(TopK(fraction=0.02))])
-    ... # doctest: +SKIP
+    >>> @app.train()
+    ... def train(message, context):
+    ...     (x,) = message.content["arrays"].to_numpy_ndarrays()
+    ...     arrays, metrics = ArrayRecord([x + 1]), MetricRecord({"num-examples": 1})
+    ...     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
     """
 
     def __init__(self, compressor: Compressor, *, memory: bool = True) -> None:

@@ -59,6 +59,18 @@ def legacy_client(client_fn: ClientFn) -> Callable[[Context], Client]:
     ----------
     client_fn : callable
         Context -> client, as `client_app` takes it.
+
+    Examples
+    --------
+    After the example of `EFBVClient`:
+
+    >>> from flwr.app import Context, RecordDict
+    >>> from fedstrategies import legacy_client
+    >>> node = {"partition-id": 1, "num-partitions": 2}
+    >>> context = Context(run_id=1, node_id=7, node_config=node, state=RecordDict(), run_config={})
+    >>> client = legacy_client(client_fn)(context)
+    >>> client.numpy_client.get_properties({})
+    {'partition-id': 1, 'num-partitions': 2}
     """
 
     def build(context: Context) -> Client:
@@ -99,10 +111,14 @@ def as_legacy(
 
     Examples
     --------
-    >>> components = ServerAppComponents(
-    ...     strategy=as_legacy(EF21(compressor=TopK(k=5), stepsize=0.1), x0),
-    ...     config=ServerConfig(num_rounds=10),
-    ... )  # doctest: +SKIP
+    After the example of `EFBVClient`:
+
+    >>> from flwr.server import ServerAppComponents, ServerConfig
+    >>> from fedstrategies import as_legacy
+    >>> strategy = as_legacy(EF21(compressor=TopK(k=1), stepsize=0.5), x0)
+    >>> parts = ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=10))
+    >>> type(parts.strategy.strategy).__name__
+    'EF21'
     """
     return LegacyStrategy(
         strategy,

@@ -76,6 +76,20 @@ class DirectoryStore:
         Whether a reply leaves only when its state has reached the disk itself. A process that
         dies loses nothing without it; if a machine does, clients may come back to older states
         or to none, and answer *lost*.
+
+    Examples
+    --------
+    After the example of `EFBVClient`:
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from fedstrategies import DirectoryStore
+    >>> folder = TemporaryDirectory()
+    >>> app = client_app(client_fn, store=DirectoryStore(folder.name))
+    >>> _ = EF21(compressor=TopK(k=1), stepsize=0.5).start(CohortGrid(app, num_clients=2), x0)
+    >>> sorted(path.name for path in Path(folder.name).glob("run-*/*"))
+    ['partition-000000', 'partition-000001']
+    >>> folder.cleanup()
     """
 
     path: str | Path

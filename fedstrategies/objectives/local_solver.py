@@ -55,6 +55,23 @@ class ExactLocalSolver:
         Largest norm of the gradient.
     smoothness : float or None
         L_i; None: computed, which only logistic regression allows.
+
+    References
+    ----------
+    Gasanov, Khaled, Horvath, Richtarik, "FLIX: A Simple and Communication-Efficient Alternative
+    to Local Methods in Federated Learning" (2022).
+
+    Examples
+    --------
+    After the example of `LogisticRegression`, whose first client looks for x_i*:
+
+    >>> from fedstrategies import ExactLocalSolver
+    >>> x0, key = torch.zeros(4, dtype=torch.float64), torch.tensor([0])
+    >>> found = ExactLocalSolver().solve(f[0], start=x0, key=key)
+    >>> found.x
+    tensor([ 1.0640, -1.1775,  0.0000,  0.0000], dtype=torch.float64)
+    >>> found.residual <= 1e-12
+    True
     """
 
     tolerance: float = 1e-12
@@ -91,6 +108,28 @@ class LocalSGD:
         Of every step.
     batch_size : int or None
         Examples in a step; None: all.
+
+    Raises
+    ------
+    ValueError
+        If ``epochs`` or ``batch_size`` is below 1, or ``stepsize`` is not positive and finite.
+
+    References
+    ----------
+    Gasanov, Khaled, Horvath, Richtarik, "FLIX: A Simple and Communication-Efficient Alternative
+    to Local Methods in Federated Learning" (2022).
+
+    Examples
+    --------
+    After the example of `LogisticRegression`:
+
+    >>> from fedstrategies import LocalSGD
+    >>> x0, key = torch.zeros(4, dtype=torch.float64), torch.tensor([0])
+    >>> found = LocalSGD(epochs=20, stepsize=0.5, batch_size=1).solve(f[0], start=x0, key=key)
+    >>> found.passes
+    21.0
+    >>> found.residual < 0.1
+    True
     """
 
     epochs: int

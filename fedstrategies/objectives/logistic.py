@@ -35,6 +35,19 @@ class LogisticRegression(Objective):
     ------
     ValueError
         If a shape, dtype or value is not as above, or there is no row.
+
+    Examples
+    --------
+    Two clients with two rows each, and the gradient of the first one at zero.
+
+    >>> import torch
+    >>> from fedstrategies import LogisticRegression
+    >>> a = torch.diag(torch.tensor([2.0, 1.0, 1.0, 3.0], dtype=torch.float64))
+    >>> y, shards = torch.tensor([1.0, -1.0, 1.0, 1.0]), (slice(0, 2), slice(2, 4))
+    >>> f = [LogisticRegression(features=a[s], labels=y[s], l2=0.1) for s in shards]
+    >>> value, gradient = f[0].value_and_gradient(torch.zeros(4, dtype=torch.float64))
+    >>> gradient
+    tensor([-0.5000,  0.2500,  0.0000,  0.0000], dtype=torch.float64)
     """
 
     features: Tensor

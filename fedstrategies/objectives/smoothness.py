@@ -36,6 +36,17 @@ class Smoothness:
     ------
     ValueError
         If a constant is not a finite number, L or L_tilde is not positive, or mu is negative.
+
+    References
+    ----------
+    Condat, Yi, Richtarik, "EF-BV" (2022); arXiv 2509.08233.
+
+    Examples
+    --------
+    >>> from fedstrategies import Smoothness
+    >>> known = Smoothness(L=1.0, L_tilde=2.5, L_max=4.0, mu=0.1)
+    >>> known.L_tilde / known.L
+    2.5
     """
 
     L: float
@@ -80,6 +91,16 @@ def logistic_smoothness(objective: BatchedObjective) -> Smoothness:
     ------
     ValueError
         If the objective is not logistic regression.
+
+    Examples
+    --------
+    After the example of `LogisticRegression`. The longer of the first client's two orthogonal rows
+    has norm 2, so its L_i is 2^2/(4 * 2) + 0.1.
+
+    >>> from fedstrategies import logistic_smoothness
+    >>> known = logistic_smoothness(LogisticRegression.stack(f))
+    >>> [round(value, 6) for value in (known.L, known.L_tilde, *known.L_i, known.mu)]
+    [0.6625, 0.964527, 0.6, 1.225, 0.1]
     """
     batched = without_memory(objective)
     if not isinstance(batched, BatchedLogisticRegression):

@@ -86,6 +86,20 @@ class TorchObjective(Objective):
         If there is no example, nothing matches ``trainable``, a size is not positive, l2 is
         negative or not finite, or ``statistics_from`` has another layout. On evaluation: if the
         module writes to a parameter, or has got or lost one.
+
+    Examples
+    --------
+    Two clients with two rows each, who share a module.
+
+    >>> import torch
+    >>> from fedstrategies import TorchObjective
+    >>> a, y = torch.eye(4), torch.tensor([0, 1, 1, 1])
+    >>> linear, loss = torch.nn.Linear, torch.nn.CrossEntropyLoss()
+    >>> module = torch.nn.Sequential(linear(4, 3), torch.nn.Tanh(), linear(3, 3), linear(3, 2))
+    >>> shards = slice(0, 2), slice(2, 4)
+    >>> f = [TorchObjective(module=module, loss=loss, data=(a[s], y[s])) for s in shards]
+    >>> f[0].value(torch.zeros(35))
+    tensor(0.6931)
     """
 
     def __init__(

@@ -48,6 +48,18 @@ class FLIX(PersonalStrategy):
     ----------
     Gasanov, Khaled, Horvath, Richtarik, "FLIX: A Simple and Communication-Efficient Alternative
     to Local Methods in Federated Learning" (2022).
+
+    Examples
+    --------
+    After the example of `ScafflixClient`:
+
+    >>> from fedstrategies import FLIX
+    >>> strategy = FLIX(alpha=0.5, stepsize=1.0)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> strategy.x
+    tensor([ 0.1418, -0.0862,  0.0862,  0.1731], dtype=torch.float64)
+    >>> strategy.bytes.uplink
+    402
     """
 
     no_aggregator = ""
@@ -135,6 +147,18 @@ class FedAvg(PersonalStrategy):
     ----------
     McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data"
     (2017); server optimisers: Reddi et al., "Adaptive Federated Optimization" (2021).
+
+    Examples
+    --------
+    After the example of `ScafflixClient`:
+
+    >>> from fedstrategies import FedAvg
+    >>> strategy = FedAvg(local_steps=5, stepsize=0.5)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> strategy.x
+    tensor([ 0.6450, -0.5273,  0.5273,  0.6114], dtype=torch.float64)
+    >>> strategy.bytes.uplink
+    402
     """
 
     no_aggregator = ""

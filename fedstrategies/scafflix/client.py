@@ -57,6 +57,25 @@ class ScafflixClient(BaseClient):
     ------
     ValueError
         If ``objective`` is a `PersonalObjective` and a solver is given as well.
+
+    References
+    ----------
+    Yi, Condat, Richtarik, "Explicit Personalization and Local Training: Double Communication
+    Acceleration in Federated Learning" (2023); arXiv 2509.08233.
+
+    Examples
+    --------
+    After the example of `LogisticRegression`. Each client deploys the mean of x and x_i*:
+
+    >>> from flwr.app import ArrayRecord
+    >>> from fedstrategies import CohortGrid, Scafflix, ScafflixClient, client_app
+    >>> def client_fn(context):
+    ...     return ScafflixClient(context, objective=f[context.node_config["partition-id"]])
+    >>> app, x0 = client_app(client_fn), ArrayRecord(f[0].initial_arrays())
+    >>> strategy = Scafflix(alpha=0.5, stepsize=0.5, local_steps=2)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=1)
+    >>> strategy.x
+    tensor([ 0.1798, -0.1132,  0.1132,  0.2105], dtype=torch.float64)
     """
 
     def __init__(

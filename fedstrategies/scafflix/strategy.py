@@ -58,6 +58,19 @@ class Scafflix(PersonalStrategy):
     ----------
     Yi, Condat, Richtarik, "Explicit Personalization and Local Training: Double Communication
     Acceleration in Federated Learning" (2023); arXiv 2509.08233.
+
+    Examples
+    --------
+    After the example of `ScafflixClient`, with the theory's step sizes and p = 1/sqrt(kappa_max):
+
+    >>> from fedstrategies import Scafflix, logistic_smoothness
+    >>> known = logistic_smoothness(LogisticRegression.stack(f))
+    >>> strategy = Scafflix(alpha=0.5, smoothness=known)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> round(strategy.theory.p, 4), round(strategy.gamma, 4)
+    (0.2857, 4.3836)
+    >>> strategy.x
+    tensor([ 0.6392, -0.5200,  0.5609,  0.6669], dtype=torch.float64)
     """
 
     no_message_privacy = (
@@ -109,7 +122,7 @@ class Scafflix(PersonalStrategy):
 
     @property
     def theory(self) -> Theory:
-        """Step sizes, p and rate; known once the first round begins."""
+        """Step sizes, p and rate; known once the first round begins, RuntimeError before."""
         if self._theory is None:
             raise RuntimeError("the constants are known once the first round begins")
         return self._theory
@@ -200,6 +213,28 @@ class IScaffnew(Scafflix):
     """i-Scaffnew: Scafflix with alpha_i = 1, individual step sizes and no personalisation.
 
     Parameters are those of `Scafflix` without alpha.
+
+    Raises
+    ------
+    ValueError
+        For an ``alpha``, and as `Scafflix`.
+
+    References
+    ----------
+    Yi, Condat, Richtarik, "Explicit Personalization and Local Training: Double Communication
+    Acceleration in Federated Learning" (2023); arXiv 2509.08233.
+
+    Examples
+    --------
+    After the example of `ScafflixClient`:
+
+    >>> from fedstrategies import IScaffnew
+    >>> strategy = IScaffnew(stepsize=(0.5, 0.25), local_steps=4)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> strategy.theory.p
+    0.25
+    >>> strategy.x
+    tensor([ 0.5451, -0.3672,  0.3749,  0.6008], dtype=torch.float64)
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -212,6 +247,28 @@ class Scaffnew(IScaffnew):
     """Scaffnew (ProxSkip): one step size 1/L_max for all clients, p = sqrt(min mu_i / L_max).
 
     Parameters are those of `Scafflix` without alpha.
+
+    Raises
+    ------
+    ValueError
+        For an ``alpha``, and as `Scafflix`.
+
+    References
+    ----------
+    Mishchenko, Malinovsky, Stich, Richtárik (2022), who call it ProxSkip.
+
+    Examples
+    --------
+    After the example of `ScafflixClient`, at the theory's step size:
+
+    >>> from fedstrategies import Scaffnew, logistic_smoothness
+    >>> known = logistic_smoothness(LogisticRegression.stack(f))
+    >>> strategy = Scaffnew(smoothness=known)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> round(strategy.theory.p, 4), round(strategy.theory.gamma[0], 4)
+    (0.2857, 0.8163)
+    >>> strategy.x
+    tensor([ 0.6472, -0.4741,  0.4741,  0.6647], dtype=torch.float64)
     """
 
     def analyse(self) -> Theory:

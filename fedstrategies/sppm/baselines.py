@@ -44,6 +44,23 @@ class LocalGD(ImportanceStrategy):
     ------
     ValueError
         For settings that are impossible.
+
+    References
+    ----------
+    Yi, Richtarik et al., "Cohort Squeeze: Beyond a Single Communication Round per Cohort in
+    Cross-Device Federated Learning" (2024); arXiv 2509.08233.
+
+    Examples
+    --------
+    After the example of `SPPMClient`, one client of two at a time:
+
+    >>> from fedstrategies import LocalGD, NiceSampling
+    >>> strategy = LocalGD(local_steps=4, stepsize=0.5, sampling=NiceSampling(cohort_size=1))
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> strategy.x
+    tensor([ 0.6507, -0.4220,  0.5591,  0.6755], dtype=torch.float64)
+    >>> strategy.bytes.uplink
+    201
     """
 
     def __init__(
@@ -131,6 +148,18 @@ class FedProx(LocalGD):
     References
     ----------
     Li et al., "Federated Optimization in Heterogeneous Networks" (2020).
+
+    Examples
+    --------
+    After the example of `SPPMClient`:
+
+    >>> from fedstrategies import FedProx
+    >>> strategy = FedProx(prox_stepsize=10.0, local_steps=4, stepsize=0.5)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> strategy.x
+    tensor([ 0.5874, -0.4474,  0.4474,  0.5761], dtype=torch.float64)
+    >>> strategy.bytes.uplink
+    402
     """
 
     def __init__(self, *, prox_stepsize: float = 10.0, **settings: Any) -> None:

@@ -24,6 +24,30 @@ class SPPMClient(BaseClient):
         The same loss on the examples that `evaluate` measures on; None: those of ``objective``.
     privacy : Privacy or None
         See `BaseClient`. Every exchange of gradients is one release, of models H releases.
+
+    Raises
+    ------
+    PrivacyError
+        If ``privacy`` is given and the objective has no private gradients.
+
+    References
+    ----------
+    Yi, Richtarik et al., "Cohort Squeeze: Beyond a Single Communication Round per Cohort in
+    Cross-Device Federated Learning" (2024); arXiv 2509.08233.
+
+    Examples
+    --------
+    After the example of `LogisticRegression`. One local step each is gradient descent:
+
+    >>> from flwr.app import ArrayRecord
+    >>> from fedstrategies import CohortGrid, LocalGD, SPPMClient, client_app
+    >>> def client_fn(context):
+    ...     return SPPMClient(context, objective=f[context.node_config["partition-id"]])
+    >>> app, x0 = client_app(client_fn), ArrayRecord(f[0].initial_arrays())
+    >>> strategy = LocalGD(stepsize=0.5)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=1)
+    >>> strategy.x
+    tensor([ 0.1250, -0.0625,  0.0625,  0.1875], dtype=torch.float64)
     """
 
     def rule(self, constants: tuple[float, ...], spec: str) -> ClientRule:

@@ -70,6 +70,18 @@ class SPPM(ImportanceStrategy):
     ----------
     Yi, Richtarik et al., "Cohort Squeeze: Beyond a Single Communication Round per Cohort in
     Cross-Device Federated Learning" (2024); arXiv 2509.08233.
+
+    Examples
+    --------
+    After the example of `SPPMClient`: three communication rounds solve one cohort's problem.
+
+    >>> from fedstrategies import SPPM
+    >>> strategy = SPPM(prox_stepsize=10.0, inner_rounds=3, tolerance=0.0)
+    >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
+    >>> strategy.round, strategy.outer_round
+    (3, 1)
+    >>> strategy.x
+    tensor([ 0.5799, -0.2899,  0.2899,  0.8698], dtype=torch.float64)
     """
 
     attempts_are_rounds: ClassVar[bool] = True
