@@ -165,6 +165,11 @@ def parse_server_optimizer(text: str) -> ServerOptimizer | None:
 
     ``sgd`` with a step of 1 is None: the server takes the mean itself, to the last bit.
 
+    Parameters
+    ----------
+    text : str
+        One of these.
+
     Raises
     ------
     ValueError

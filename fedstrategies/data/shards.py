@@ -44,6 +44,20 @@ def iid_partition(
 ) -> list[Tensor]:
     """Rows in a random order that depends on ``seed`` alone, then as `contiguous_partition`.
 
+    Parameters
+    ----------
+    num_examples, clients : int
+        N and n.
+    seed : int
+        The experiment's seed.
+    overlap : int
+        xi, between 1 and n.
+
+    Returns
+    -------
+    list of Tensor
+        int64 row indices, one tensor of shape (m_i,) per client.
+
     Raises
     ------
     DataError

@@ -26,7 +26,7 @@ def split_test(
     Parameters
     ----------
     shards : sequence of Tensor
-        int64 row indices of each client, in partition order.
+        Row indices of each client, in partition order: int64, shape (m_i,).
     test_fraction : float
         In [0, 1).
     seed : int

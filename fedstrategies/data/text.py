@@ -39,6 +39,11 @@ def fold_text(text: str) -> str:
     Typographic quotes and dashes become typewritten ones (an em dash two hyphens), accents are
     taken off their letters, and characters without a width or a shape (a word joiner, a soft
     hyphen) are dropped. What is left and not ASCII stays as it is.
+
+    Parameters
+    ----------
+    text : str
+        Any text.
     """
     if text.isascii():
         return text
@@ -49,7 +54,13 @@ def fold_text(text: str) -> str:
 
 
 def encode_text(text: str) -> Tensor:
-    """Indices into `SHAKESPEARE_ALPHABET`: int64, shape (len(text),)."""
+    """Indices into `SHAKESPEARE_ALPHABET`: int64, shape (len(text),).
+
+    Parameters
+    ----------
+    text : str
+        Any text; what the alphabet has not becomes its last entry.
+    """
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.int64)
     indices = codes - ord(_FIRST) + 1
     indices[(codes < ord(_FIRST)) | (codes > ord(_LAST))] = len(SHAKESPEARE_ALPHABET) - 1

@@ -116,7 +116,15 @@ class ClientRule:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerState:
-    """The server's half: model x and mean memory h, both shape (d,)."""
+    """The server's half: model and mean memory.
+
+    Attributes
+    ----------
+    x : Tensor
+        The model, shape (d,).
+    h : Tensor
+        mean(h_i), shape (d,), dtype of ``x``.
+    """
 
     x: Tensor
     h: Tensor

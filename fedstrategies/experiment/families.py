@@ -49,6 +49,18 @@ def not_for(algorithm: str) -> set[str]:
 def config_from_mapping(values: Mapping[str, object], *, app: bool = False) -> ExperimentConfig:
     """A configuration from kebab-case keys (command line or TOML; ``app``: Flower's run config).
 
+    Parameters
+    ----------
+    values : mapping of str to object
+        Options by key, ``algorithm`` among them; what is left out has its default.
+    app : bool
+        The keys are those of Flower's run configuration, which has not all of them.
+
+    Returns
+    -------
+    ExperimentConfig
+        Of the family that the algorithm belongs to.
+
     Raises
     ------
     ConfigError

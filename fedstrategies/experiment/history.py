@@ -39,6 +39,16 @@ HistoryRecord: TypeAlias = dict[str, int | float]
 def read_history(path: Path) -> list[HistoryRecord]:
     """The records in a ``history.jsonl``; a line cut short by a crash is left out.
 
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    list of HistoryRecord
+        From round 0 on.
+
     Raises
     ------
     ValueError

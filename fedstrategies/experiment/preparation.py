@@ -65,6 +65,11 @@ class Prepared:
 def prepare(config: ExperimentConfig) -> Prepared:
     """Read the data, compute all constants and check every setting; writes nothing.
 
+    Parameters
+    ----------
+    config : ExperimentConfig
+        The experiment.
+
     Raises
     ------
     ConfigError, DataError

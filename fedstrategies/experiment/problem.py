@@ -54,11 +54,13 @@ class Problem:
     features, labels : Tensor
         All training rows (N, p) and their labels (N,): -1 and +1 for logreg, else 0..K-1.
     shards : tuple of Tensor
-        Row indices of each client, int64.
+        Row indices of each client: int64, shape (m_i,).
     evaluation : tuple of Tensor or None
-        Rows and labels that accuracy is measured on if they are not the training rows.
+        Rows (N', p) and labels (N',) that accuracy is measured on if they are not the training
+        rows.
     held_out : tuple of Tensor or None
-        Row indices of each client that are kept from training, to measure its own model on.
+        Row indices of each client that are kept from training, to measure its own model on:
+        int64, shape (m_i',).
     """
 
     config: ProblemConfig
@@ -191,6 +193,11 @@ class Problem:
 @lru_cache(maxsize=4)
 def load_problem(config: ProblemConfig) -> Problem:
     """Read the data set and deal its rows to the clients.
+
+    Parameters
+    ----------
+    config : ProblemConfig
+        What is minimised; the last four problems are remembered.
 
     Raises
     ------

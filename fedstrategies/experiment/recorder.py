@@ -49,7 +49,7 @@ class Recorder:
     minimiser : Tensor or None
         x*, if known: shape (d,).
     accuracies : callable or None
-        x -> accuracies by name; None: that of x on the problem's rows.
+        x of shape (d,) -> accuracies by name; None: that of x on the problem's rows.
     spending : callable or None
         What the clients have spent of their privacy, by name; None: they are not private.
     path : Path or None

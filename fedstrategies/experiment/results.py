@@ -92,7 +92,7 @@ class Summary:
     seconds : float
         Wall-clock seconds from the first record to the last.
     peak_memory_bytes : int or None
-        Largest resident size of this process; Ray's workers are not counted.
+        Bytes, largest resident size of this process; Ray's workers are not counted.
     error : str or None
         Why it did not end well.
     """

@@ -97,6 +97,15 @@ def run_on_grid(
 ) -> Summary:
     """The same on a grid that exists already: what a ServerApp calls.
 
+    Parameters
+    ----------
+    config : ExperimentConfig
+        The experiment.
+    grid : Grid
+        Where its clients are; as many nodes as ``config.clients``.
+    observers : sequence of callable
+        Called with each record; one that returns True stops the run.
+
     Raises
     ------
     ConfigError, DataError

@@ -53,7 +53,12 @@ def app_defaults(config_class: type[ExperimentConfig] = EFBVConfig) -> dict[str,
 def to_toml(config: ExperimentConfig, *, data: str | None = None) -> str:
     """The resolved configuration and a ``[versions]`` table, as TOML.
 
-    With ``data``, a digest of the rows, the table has that as well.
+    Parameters
+    ----------
+    config : ExperimentConfig
+        What is written.
+    data : str or None
+        A digest of the rows, which the table of versions then has as well.
     """
     of_data = {} if data is None else {"data": data}
     return tomli_w.dumps({**to_mapping(config), "versions": {**versions(), **of_data}})
@@ -61,6 +66,11 @@ def to_toml(config: ExperimentConfig, *, data: str | None = None) -> str:
 
 def read_toml(path: Path) -> ExperimentConfig:
     """The configuration in a file that `to_toml` wrote, or any subset of its keys.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
 
     Raises
     ------

@@ -225,6 +225,11 @@ AGGREGATIONS: Mapping[str, Callable[..., Aggregation]] = {
 def parse_aggregation(text: str) -> Aggregation:
     """``simple``, ``weighted`` or ``attention[:temperature=..]``.
 
+    Parameters
+    ----------
+    text : str
+        One of these.
+
     Raises
     ------
     ValueError

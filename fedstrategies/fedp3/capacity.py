@@ -97,6 +97,11 @@ class CapacityLayers:
 def parse_layer_choice(text: str) -> LayerChoice:
     """A named choice (see `parse_layers`), or ``capacity:BYTES`` with one number or one a client.
 
+    Parameters
+    ----------
+    text : str
+        ``opu2``, say, or ``capacity:20000``, or ``capacity:20000,8000,...``: bytes.
+
     Raises
     ------
     ValueError

@@ -207,6 +207,11 @@ LAYER_CHOICES: Mapping[str, LayerChoice] = {
 def parse_layers(text: str) -> LayerChoice:
     """The choice that ``text`` names.
 
+    Parameters
+    ----------
+    text : str
+        A key of `LAYER_CHOICES`, in upper or lower case.
+
     Raises
     ------
     ValueError
@@ -226,7 +231,15 @@ def only_classifier(groups: LayerGroups, clients: int) -> Tensor:
 
 
 def uncovered(assigned: Tensor, groups: LayerGroups) -> tuple[str, ...]:
-    """Names of the groups that no client trains under L_i, bool (n, G): they stay as they are."""
+    """Names of the groups that no client trains under L_i: they stay as they are.
+
+    Parameters
+    ----------
+    assigned : Tensor
+        L_i of all clients: bool, shape (n, G).
+    groups : LayerGroups
+        Of the model; G of them.
+    """
     return tuple(
         group.name
         for group, trained in zip(groups, assigned.any(dim=0).tolist(), strict=True)

@@ -12,6 +12,16 @@ def groups_of(objective: Objective) -> LayerGroups:
     """`layer_groups` of a `TorchObjective`'s module; any other model is one layer, the classifier.
 
     (Logistic regression, say: every client then has all of it, and FedP3 is FedAvg.)
+
+    Parameters
+    ----------
+    objective : Objective
+        A client's f_i; its rows do not matter.
+
+    Raises
+    ------
+    ValueError
+        As `layer_groups`.
     """
     layout = objective.layout
     if isinstance(objective, TorchObjective):

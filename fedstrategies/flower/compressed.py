@@ -161,6 +161,8 @@ class Compressed(Strategy):
         ------
         AllClientsFailed
             If every client of the round failed by its own fault.
+        RuntimeError
+            Without a `configure_train` before it.
         """
         attempt, self._attempt = self._attempt, None
         if attempt is None:

@@ -24,7 +24,7 @@ class Assignment:
     Attributes
     ----------
     partition_ids : Tensor
-        int64, ascending.
+        int64, shape (C,), ascending.
     rule : ClientRule
         What they do; an `IndividualRule` if ``individual`` is not empty.
     constants, spec : tuple of float, str
@@ -33,8 +33,8 @@ class Assignment:
         Further constants of each client's own, in the order of ``partition_ids``; they travel
         behind the shared ones, equally many for everyone. Empty: none.
     settlements : mapping of int to Tensor
-        For clients whose last used upload needs it: what the round that used it settled on,
-        where that is not the model they are sent now.
+        By partition id, for clients whose last used upload needs it: what the round that used it
+        settled on, shape (d,), where that is not the model they are sent now.
     point : Tensor or None
         What travels in place of the model, shape (d,), or (r, d) if the rule is a `GuidedRule`
         of r vectors; None: the model.
@@ -73,7 +73,7 @@ class Delivery:
     assignment : Assignment
         What was asked.
     partition_ids : Tensor
-        Who answered: int64, ascending, a subset of the assignment's.
+        Who answered: int64, shape (C',), ascending, a subset of the assignment's.
     payload : Payload
         Their messages in that order.
     """

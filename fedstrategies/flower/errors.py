@@ -20,6 +20,8 @@ class Diverged(RuntimeError):
     ----------
     round : int
         Communication round t after which it was noticed.
+    reason : str
+        What was not finite, or too large; part of the message.
     """
 
     def __init__(self, round: int, reason: str) -> None:

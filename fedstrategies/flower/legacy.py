@@ -130,12 +130,17 @@ def as_legacy(
 
 
 class LegacyStrategy(Strategy):
-    """What `as_legacy` gives; its parameters.
+    """What `as_legacy` gives. Parameters are those of `as_legacy`.
 
     Attributes
     ----------
     strategy : BaseStrategy
         The strategy that does the work.
+
+    Raises
+    ------
+    ValueError
+        If ``strategy`` is not one of this suite's.
     """
 
     def __init__(

@@ -25,6 +25,13 @@ def weighted_mean(records: list[RecordDict], weighted_by_key: str) -> MetricReco
 
     One of the metrics is the weight. The weights concern the reported numbers only; no model is
     weighted by them.
+
+    Parameters
+    ----------
+    records : list of RecordDict
+        Of the clients that answered; one MetricRecord each.
+    weighted_by_key : str
+        The metric that is the weight; it is not in the result.
     """
     metrics = [records_of(record, MetricRecord)[0] for record in records]
     mean = MetricRecord()

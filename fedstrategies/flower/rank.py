@@ -52,6 +52,13 @@ def located(message: Message, context: Context) -> Context:
     For handlers of your own, before the client is built; `client_app` does it for you. The state
     is that of ``context`` itself.
 
+    Parameters
+    ----------
+    message : Message
+        The request, whose configuration may hold the node's rank.
+    context : Context
+        The node's own.
+
     Raises
     ------
     OSError

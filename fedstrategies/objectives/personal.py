@@ -207,6 +207,11 @@ class FLIXObjectives(WrappedObjectives):
         The f_i and x_i* of n clients.
     alpha : Tensor
         alpha_i in [0, 1], shape (n,).
+
+    Raises
+    ------
+    ValueError
+        If ``alpha`` has another shape.
     """
 
     def __init__(self, personal: PersonalObjectives, alpha: Tensor) -> None:

@@ -199,6 +199,11 @@ _KNOWN = "none, l1:LAM, l2sq:LAM, box:RADIUS"
 def parse_prox(spec: str) -> Prox:
     """Read ``none``, ``l1:LAM``, ``l2sq:LAM`` or ``box:RADIUS``.
 
+    Parameters
+    ----------
+    spec : str
+        One of these, as `Prox.spec` gives it.
+
     Raises
     ------
     ValueError

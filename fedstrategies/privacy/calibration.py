@@ -87,6 +87,15 @@ def zcdp_epsilon(noise_multiplier: float, steps: int, delta: float) -> float:
     ``rho = T / (2 sigma^2)`` and ``epsilon = rho + 2 sqrt(rho log(1/delta))`` (Bun and Steinke
     2016), for the zero-out of one record. A cross-check in closed form: at epsilon 8 it is one
     sixth above what the accountants find.
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        sigma > 0.
+    steps : int
+        T >= 1, the number of releases.
+    delta : float
+        In (0, 1).
     """
     rho = steps / (2.0 * noise_multiplier**2)
     return rho + 2.0 * sqrt(rho * log(1.0 / delta))
@@ -96,6 +105,15 @@ def zcdp_noise_multiplier(epsilon: float, delta: float, steps: int) -> float:
     """The noise multiplier at which `zcdp_epsilon` equals epsilon.
 
     ``sqrt(rho) = sqrt(log(1/delta) + epsilon) - sqrt(log(1/delta))``, ``sigma^2 = T / (2 rho)``.
+
+    Parameters
+    ----------
+    epsilon : float
+        The target, > 0.
+    delta : float
+        In (0, 1).
+    steps : int
+        T >= 1, the number of releases.
 
     Raises
     ------

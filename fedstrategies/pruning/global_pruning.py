@@ -173,6 +173,11 @@ class GlobalPruning(PruningLaw):
         See `PruningLaw`.
     criterion : Criterion
         What makes an entry worth keeping.
+
+    Raises
+    ------
+    ValueError
+        If a share is outside [0, 1].
     """
 
     criterion: Criterion = field(default_factory=Magnitude)
@@ -229,6 +234,8 @@ class OrderedPruning(PruningLaw):
     layer has the same relative width, so the outputs that one layer keeps are the inputs that the
     next one reads, and a weight with both axes cut keeps p of its entries, up to rounding. The
     first layer and the classifier, which have one such axis, keep sqrt(p).
+
+    Parameters are those of `PruningLaw`.
     """
 
     @property

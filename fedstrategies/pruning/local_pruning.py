@@ -105,7 +105,7 @@ class UniformPruning(FreshRatio):
     The ratio is one for the whole model, the entries are independent: ``E mask = u``, and the
     number kept of a weight has standard deviation ``sqrt(numel u (1 - u))``.
 
-    See `FreshRatio` for q.
+    Parameters are those of `FreshRatio`.
     """
 
     @property
@@ -134,7 +134,7 @@ class OrderedDropout(FreshRatio):
     cut. Biases stay; the bias of a unit that is cut has no effect where the next layer cuts the
     input it feeds.
 
-    See `FreshRatio` for q.
+    Parameters are those of `FreshRatio`.
     """
 
     @property

@@ -36,6 +36,13 @@ _WITH_RATIO: Mapping[str, Callable[..., LocalPruning]] = {
 def parse_global_pruning(text: str, *, keep: float | tuple[float, ...] = 1.0) -> PruningLaw:
     """``magnitude`` or ``ordered``, at the share ``keep``.
 
+    Parameters
+    ----------
+    text : str
+        One of these.
+    keep : float or tuple of float
+        p in [0, 1], the share that is kept: one for all clients, or one for each.
+
     Raises
     ------
     ValueError
@@ -49,6 +56,11 @@ def parse_global_pruning(text: str, *, keep: float | tuple[float, ...] = 1.0) ->
 
 def parse_local_pruning(text: str) -> LocalPruning:
     """``fixed``, ``uniform:q=..`` or ``ordered:q=..``.
+
+    Parameters
+    ----------
+    text : str
+        One of these, q in (0, 1].
 
     Raises
     ------

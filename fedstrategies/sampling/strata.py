@@ -29,7 +29,19 @@ _SEEDS = 2**32
 
 
 def label_histograms(labels: Sequence[Tensor], classes: int) -> Tensor:
-    """Share of each label among a client's examples: n tensors of labels 0..K-1 -> (n, K).
+    """Share of each label among a client's examples.
+
+    Parameters
+    ----------
+    labels : sequence of Tensor
+        Each client's labels 0, ..., K-1: int64, shape (m_i,), m_i >= 1.
+    classes : int
+        K.
+
+    Returns
+    -------
+    Tensor
+        float64, shape (n, K).
 
     Raises
     ------
@@ -48,7 +60,17 @@ def label_histograms(labels: Sequence[Tensor], classes: int) -> Tensor:
 
 
 def feature_means(features: Sequence[Tensor]) -> Tensor:
-    """Mean of each client's rows: n tensors (m_i, ...) -> (n, p).
+    """Mean of each client's rows, flattened.
+
+    Parameters
+    ----------
+    features : sequence of Tensor
+        Each client's rows: shape (m_i, ...), m_i >= 1.
+
+    Returns
+    -------
+    Tensor
+        float64, shape (n, p).
 
     Raises
     ------
@@ -67,6 +89,13 @@ def contiguous_strata(clients: int, strata: int) -> Groups:
 
     With the partition ``features:clusters=B`` and B strata these are its clusters, unless one has
     fewer rows than clients.
+
+    Parameters
+    ----------
+    clients : int
+        n.
+    strata : int
+        b, from 1 to n.
 
     Raises
     ------

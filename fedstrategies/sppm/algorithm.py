@@ -150,7 +150,7 @@ class CohortSolve:
     exchanges : int
         Complete exchanges so far.
     answers : mapping of int to Tensor
-        What members have sent in the current exchange.
+        By partition id, what members have sent in the current exchange: shape (d,).
     tries : int
         How often members were asked again in the current exchange.
     """

@@ -35,6 +35,11 @@ class LBFGS:
     memory : int
         Pairs of differences kept.
 
+    Raises
+    ------
+    ValueError
+        If ``memory`` is below 1.
+
     References
     ----------
     Liu, Nocedal, "On the limited memory BFGS method for large scale optimization" (1989).

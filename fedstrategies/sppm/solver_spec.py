@@ -26,6 +26,11 @@ def parse_solver(text: str) -> InnerSolver:
     ``gd[:stepsize=..]``, ``cg``, ``lbfgs[:memory=..]``, ``local-gd[:steps=..,stepsize=..]`` or
     ``adam:lr=..[,eps=..]``.
 
+    Parameters
+    ----------
+    text : str
+        One of these.
+
     Raises
     ------
     ValueError

@@ -89,6 +89,11 @@ class ProxGD:
     ----------
     stepsize : float or None
         eta; None: ``1/(L_C + c)``.
+
+    Raises
+    ------
+    ValueError
+        If ``stepsize`` is not positive and finite.
     """
 
     stepsize: float | None = None
@@ -135,6 +140,11 @@ class AdamSolver:
         Step size.
     eps : float
         Added to the root of the second moment.
+
+    Raises
+    ------
+    ValueError
+        If ``lr`` or ``eps`` is not positive and finite.
     """
 
     lr: float
@@ -188,6 +198,11 @@ class LocalGDSolver:
         H.
     stepsize : float or None
         eta of the local steps; None: ``1/(max_i L_i + c/W)`` over the cohort.
+
+    Raises
+    ------
+    ValueError
+        If ``steps`` is below 1, or ``stepsize`` is not positive and finite.
     """
 
     steps: int = 5

@@ -43,7 +43,7 @@ class SPPM(ImportanceStrategy):
         gamma > 0. Any is allowed: large ones contract fast, to a neighbourhood of at most
         sigma^2_{*,AS}/mu_AS^2.
     inner_rounds : int
-        K >= 1.
+        K >= 1, communication rounds a cohort at most.
     tolerance : float
         A cohort is done before K rounds if the norm of the gradient of its problem (of the
         prox-gradient mapping, with R; for ``local-gd`` how far a local step moved) is below.
@@ -76,7 +76,7 @@ class SPPM(ImportanceStrategy):
     After the example of `SPPMClient`: three communication rounds solve one cohort's problem.
 
     >>> from fedstrategies import SPPM
-    >>> strategy = SPPM(prox_stepsize=10.0, inner_rounds=3, tolerance=0.0)
+    >>> strategy = SPPM(prox_stepsize=10.0, inner_rounds=3)
     >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
     >>> strategy.round, strategy.outer_round
     (3, 1)

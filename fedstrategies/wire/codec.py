@@ -95,7 +95,23 @@ def encode(payload: Payload, row: int = 0) -> bytes:
 
 
 def encode_rows(payload: Payload) -> list[bytes]:
-    """The messages of all clients, in order; see `encode`."""
+    """The messages of all clients, in order; see `encode`.
+
+    Parameters
+    ----------
+    payload : Payload
+        C messages.
+
+    Returns
+    -------
+    list of bytes
+        One frame each.
+
+    Raises
+    ------
+    WireError
+        As `encode`.
+    """
     header, local = _header(payload), payload.cpu()
     return [_encode_row(header, local, row) for row in range(len(payload))]
 
@@ -113,6 +129,11 @@ def _encode_row(header: Header, payload: Payload, row: int) -> bytes:
 
 def encoded_sizes(payload: Payload) -> Tensor:
     """Lengths of what `encode` returns for each row, without encoding.
+
+    Parameters
+    ----------
+    payload : Payload
+        C messages.
 
     Returns
     -------
@@ -133,6 +154,16 @@ def encoded_sizes(payload: Payload) -> Tensor:
 
 def encoded_size(payload: Payload) -> int:
     """The sum of `encoded_sizes`: what all rows of ``payload`` weigh together.
+
+    Parameters
+    ----------
+    payload : Payload
+        C messages.
+
+    Returns
+    -------
+    int
+        Bytes.
 
     Raises
     ------
@@ -213,7 +244,12 @@ def decode(
 
 
 def encode_vector(vector: Tensor) -> bytes:
-    """A dense vector (d,) as one frame: 9 to 13 bytes more than its numbers.
+    """A dense vector as one frame: 9 to 13 bytes more than its numbers.
+
+    Parameters
+    ----------
+    vector : Tensor
+        Shape (d,), of a floating-point dtype that the wire has a coding for.
 
     Raises
     ------
@@ -227,6 +263,17 @@ def decode_vector(
     blob: bytes, *, dimension: int, finite: bool = True, name: str = "vector"
 ) -> Tensor:
     """The dense vector (d,) of one frame, on the CPU; inverse of `encode_vector`.
+
+    Parameters
+    ----------
+    blob : bytes
+        One frame.
+    dimension : int
+        d, which the frame must say as well.
+    finite : bool
+        Whether infinities and NaN are refused.
+    name : str
+        What the blob is called in errors.
 
     Raises
     ------
