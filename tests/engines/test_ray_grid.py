@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from fedstrategies import EFBV, CohortGrid, NiceSampling, RandK, RayGrid
+from tests.docstring_rules import example_faults
 from tests.flower.conftest import CLIENTS, DIMENSION, Setting
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +103,11 @@ def test_actors_of_ray_give_the_same_bits_and_are_built_anew(ray: Any) -> None:
         assert found.memory is not None
         assert (found.h - found.memory["h"].mean(dim=0)).abs().max() < 1e-12
     assert ray.is_initialized()
+
+
+@pytest.mark.runtime
+def test_its_examples_run(ray: Any) -> None:
+    assert not list(example_faults(RayGrid))
 
 
 @pytest.mark.runtime
