@@ -30,6 +30,8 @@ UNITS = {
     r"epochs": r"\bepochs?\b",
 }
 ENTRY = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: : .*)?$")
+TENSOR = re.compile(r"Tensor|ndarray")
+SHAPE = re.compile(r"[Ss]hapes?\b|\([\w']+,[\w', ]*\)")
 GOES_ON = r"[Aa]fter the example of `(\w+)`"
 
 
@@ -162,13 +164,16 @@ def faults(thing: Any) -> Iterator[str]:
             continue
         if name not in told or told[name].count("\n") < 2:
             yield f"{name}: not described"
-        elif re.search(r"Tensor|ndarray", str(parameter.annotation)):
-            if not re.search(r"[Ss]hapes?\b|\([\w']+,[\w', ]*\)", told[name]):
+        elif TENSOR.search(str(parameter.annotation)):
+            if not SHAPE.search(told[name]):
                 yield f"{name}: which shape?"
         elif re.search(r"float|int", str(parameter.annotation)):
             for pattern, unit in UNITS.items():
                 if re.search(pattern, name) and not re.search(unit, told[name], re.IGNORECASE):
                     yield f"{name}: in which unit?"
+    result = not inspect.isclass(thing) and inspect.signature(thing).return_annotation
+    if TENSOR.search(str(result)) and not SHAPE.search(parts[""] + parts.get("Returns", "")):
+        yield "the result: which shape?"
     if inspect.isclass(thing):
         run = constructors(thing)
         run += [vars(b)["__post_init__"] for b in ours(thing) if "__post_init__" in vars(b)]

@@ -52,6 +52,11 @@ def halved(x: np.ndarray, *, timeout: float = 1.0) -> np.ndarray:
     timeout : float
         Seconds, positive.
 
+    Returns
+    -------
+    ndarray
+        Of the same shape.
+
     Raises
     ------
     ValueError
@@ -132,6 +137,7 @@ def test_what_is_whole_has_no_faults() -> None:
         (halved, "        Seconds, positive.\n", "", "timeout: not described"),
         (halved, "Shape (d,).", "A vector.", "x: which shape?"),
         (halved, "Seconds, positive.", "Positive.", "timeout: in which unit?"),
+        (halved, "Of the same shape.", "The half.", "the result: which shape?"),
         (halved, "Raises\n    ------", "Note\n    ----", "no Raises, but it raises ValueError"),
         (Base, "first, second : int", "first : int", "second: not described"),
         (Fixed, "See `Base`.", "Handed on.", "second: not described"),

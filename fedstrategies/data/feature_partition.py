@@ -50,7 +50,8 @@ def features_partition(
     Returns
     -------
     list of Tensor
-        int64 row indices, ascending, one tensor per client; clusters by their first row.
+        int64 row indices, ascending, one tensor of shape (m_i,) per client; clusters by
+        their first row.
 
     Raises
     ------

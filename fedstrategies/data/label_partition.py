@@ -57,7 +57,7 @@ def dirichlet_partition(
     Returns
     -------
     list of Tensor
-        int64 row indices, ascending, one tensor per client.
+        int64 row indices, ascending, one tensor of shape (m_i,) per client.
 
     Raises
     ------
@@ -131,7 +131,8 @@ def classes_partition(
     Returns
     -------
     list of Tensor
-        int64 row indices, ascending, one tensor per client; every row goes to one client.
+        int64 row indices, ascending, one tensor of shape (m_i,) per client; every row
+        goes to one client.
 
     Raises
     ------

@@ -31,7 +31,7 @@ def natural_partition(
     Returns
     -------
     list of Tensor
-        int64 row indices, ascending, one tensor per client.
+        int64 row indices, ascending, one tensor of shape (m_i,) per client.
 
     Raises
     ------

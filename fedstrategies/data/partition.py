@@ -46,7 +46,7 @@ def partition(
     Returns
     -------
     list of Tensor
-        int64 row indices, ascending, one tensor per client.
+        int64 row indices, ascending, one tensor of shape (m_i,) per client.
 
     Raises
     ------

@@ -29,7 +29,7 @@ def contiguous_partition(num_examples: int, clients: int, *, overlap: int = 1) -
     Returns
     -------
     list of Tensor
-        int64 row indices, ascending, one tensor per client.
+        int64 row indices, ascending, one tensor of shape (m_i,) per client.
 
     Raises
     ------

@@ -35,7 +35,8 @@ def split_test(
     Returns
     -------
     tuple of (list of Tensor, list of Tensor)
-        Training rows and test rows of each client, each in the order of its shard.
+        Training rows and test rows of each client, each in the order of its shard: shapes
+        (m_i - t_i,) and (t_i,), with t_i rows kept back.
 
     Raises
     ------

@@ -123,7 +123,7 @@ class GradientDescent(EFBV):
     >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
     >>> strategy.x
     tensor([ 0.3138, -0.1727,  0.1727,  0.4037], dtype=torch.float64)
-    >>> strategy.bytes.uplink
+    >>> strategy.bytes.uplink  # bytes of all clients and rounds
     402
     """
 

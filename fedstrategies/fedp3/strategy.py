@@ -83,7 +83,7 @@ class FedP3(BaseStrategy):
     Examples
     --------
     After the example of `FedP3Client`. Client 0 has layers 0 and 2, client 1 layers 1 and 2, both
-    half of the weights of the other one; bytes are those of three rounds:
+    half of the weights of the other one:
 
     >>> from fedstrategies import FedP3
     >>> from fedstrategies.fedp3 import parse_layers
@@ -92,7 +92,7 @@ class FedP3(BaseStrategy):
     >>> half = GlobalPruning(keep=0.5)
     >>> strategy = FedP3(groups=groups, layers=lowerb, pruning=half, stepsize=0.5)
     >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
-    >>> strategy.bytes.uplink
+    >>> strategy.bytes.uplink  # bytes of all clients and rounds
     726
     """
 

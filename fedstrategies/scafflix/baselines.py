@@ -58,7 +58,7 @@ class FLIX(PersonalStrategy):
     >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
     >>> strategy.x
     tensor([ 0.1418, -0.0862,  0.0862,  0.1731], dtype=torch.float64)
-    >>> strategy.bytes.uplink
+    >>> strategy.bytes.uplink  # bytes of all clients and rounds
     402
     """
 
@@ -157,7 +157,7 @@ class FedAvg(PersonalStrategy):
     >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
     >>> strategy.x
     tensor([ 0.6450, -0.5273,  0.5273,  0.6114], dtype=torch.float64)
-    >>> strategy.bytes.uplink
+    >>> strategy.bytes.uplink  # bytes of all clients and rounds
     402
     """
 

@@ -59,7 +59,7 @@ class LocalGD(ImportanceStrategy):
     >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
     >>> strategy.x
     tensor([ 0.6507, -0.4220,  0.5591,  0.6755], dtype=torch.float64)
-    >>> strategy.bytes.uplink
+    >>> strategy.bytes.uplink  # bytes of all clients and rounds
     201
     """
 
@@ -158,7 +158,7 @@ class FedProx(LocalGD):
     >>> result = strategy.start(CohortGrid(app, num_clients=2), x0, num_rounds=3)
     >>> strategy.x
     tensor([ 0.5874, -0.4474,  0.4474,  0.5761], dtype=torch.float64)
-    >>> strategy.bytes.uplink
+    >>> strategy.bytes.uplink  # bytes of all clients and rounds
     402
     """
 

@@ -98,6 +98,11 @@ def prox_of_quadratic(x: Tensor, *, hessian: Tensor, linear: Tensor, gamma: floa
         H, symmetric positive semidefinite, shape (..., d, d).
     gamma : float
         Step size.
+
+    Returns
+    -------
+    Tensor
+        Shape of ``x``.
     """
     identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     solved: Tensor = torch.linalg.solve(
