@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from fedstrategies.scafflix.baseline_rules import FedAvgRule, FLIXRule
     from fedstrategies.scafflix.baselines import FLIX, FedAvg
     from fedstrategies.scafflix.client import ScafflixClient
-    from fedstrategies.scafflix.strategy import IScaffnew, Scafflix, Scaffnew
+    from fedstrategies.scafflix.special_cases import IScaffnew, Scaffnew
+    from fedstrategies.scafflix.strategy import Scafflix
     from fedstrategies.scafflix.theory import Theory
 
 __all__ = [
@@ -34,7 +35,8 @@ _HOMES = {
     "baseline_rules": ("FLIXRule", "FedAvgRule"),
     "baselines": ("FLIX", "FedAvg"),
     "client": ("ScafflixClient",),
-    "strategy": ("IScaffnew", "Scaffnew", "Scafflix"),
+    "special_cases": ("IScaffnew", "Scaffnew"),
+    "strategy": ("Scafflix",),
     "theory": ("Theory",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
