@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 import typer
 
+from fedstrategies import __version__
 from fedstrategies.cli.options import with_experiment_options
 from fedstrategies.cli.report import report_command
 from fedstrategies.experiment.families import ALGORITHMS
@@ -41,6 +42,24 @@ app = typer.Typer(
 
 _NAMES = ", ".join(ALGORITHMS)
 _INTERRUPTED = 130
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"fedstrategies {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="print the version and exit"
+        ),
+    ] = False,
+) -> None:
+    """What may stand before a command."""
 
 
 @app.command("run", help=f"Run one experiment. ALGORITHM: {_NAMES}.")
@@ -165,8 +184,11 @@ def plot_command(
     ] = "loss",
 ) -> None:
     """Draw the histories of runs in one picture."""
+    from fedstrategies.experiment.drawing import why_no_pictures
     from fedstrategies.experiment.plots import X_AXES, Y_AXES, draw_curves, read_curve
 
+    if missing := why_no_pictures():
+        raise ConfigError(f"plot: {missing}")
     for name, value, known in (("x", x, X_AXES), ("y", y, Y_AXES)):
         if value not in known:
             raise ConfigError(f"--{name}: {value!r} is not one of {', '.join(known)}")
@@ -174,10 +196,6 @@ def plot_command(
         raise ConfigError(f"--output: {output.parent} is not a folder; create it first")
     try:
         draw_curves([read_curve(out) for out in outs], output, x=x, y=y)
-    except ImportError:
-        raise ConfigError(
-            "plot: matplotlib is missing; pip install 'fedstrategies[plots]'"
-        ) from None
     except OSError as error:
         raise ConfigError(f"--output: {output} cannot be written ({error.strerror})") from None
     except ValueError as error:

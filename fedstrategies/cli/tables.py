@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from fedstrategies.experiment.drawing import why_no_pictures
 from fedstrategies.experiment.families import ALGORITHMS, all_options
 from fedstrategies.experiment.history import total_bytes
 from fedstrategies.experiment.model_facts import MODELS
@@ -47,7 +49,7 @@ def print_summary(summary: Summary) -> None:
     table.add_column(style="bold")
     table.add_column()
     for name, value in _facts(summary):
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     Console().print(table, soft_wrap=True)
 
 
@@ -78,6 +80,8 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         total = format_bytes(total_bytes(last) or 0)
         facts.append(("bytes", f"up {up}, down {down}, total {total}"))
     facts += _privacy(summary.privacy)
+    if last and (missing := why_no_pictures()):
+        facts.append(("picture", f"none: {missing}"))
     for goal, record in summary.reached.items():
         cost = f"cost {record['cost']:g}, uplink {format_bytes(record['uplink_bytes'])}"
         cost += f", total {format_bytes(total_bytes(record) or 0)}"
@@ -131,6 +135,8 @@ def print_comparison(comparison: Comparison) -> None:
     console = Console(width=max(Console().width, _TABLE_WIDTH))
     console.print(table)
     console.print(comparison.note(), highlight=False)
+    if missing := why_no_pictures():
+        console.print(f"no picture: {missing}", highlight=False, soft_wrap=True, markup=False)
 
 
 def print_sweep(results: SweepResults, out: Path) -> None:
@@ -156,7 +162,10 @@ def print_sweep(results: SweepResults, out: Path) -> None:
     console = Console(width=max(Console().width, _TABLE_WIDTH))
     console.print(table)
     shown = min(_MOST_CELLS, len(results.cells))
-    picture = f", picture {out}/sweep.png" if (out / "sweep.png").exists() else ""
+    missing = why_no_pictures()
+    picture = f"; no picture: {missing}" if missing else ""
+    if (out / "sweep.png").exists():
+        picture = f", picture {out}/sweep.png"
     note = f"{shown} of {len(results.cells)} cells, by {results.measure}; all in {out}/sweep.csv"
     for line in (note + picture, *_troubles(results)):
         console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
@@ -13,7 +12,9 @@ from fedstrategies.data.dataset import Dataset
 from fedstrategies.data.errors import DataError
 from fedstrategies.data.idx import is_idx_folder, read_idx
 from fedstrategies.data.libsvm import read_libsvm
+from fedstrategies.data.mushrooms import bundled_mushrooms
 from fedstrategies.data.shakespeare import DEFAULT_SEQUENCE_LENGTH, read_shakespeare
+from fedstrategies.extras import install_hint
 
 __all__ = ["BUNDLED", "load_dataset"]
 
@@ -51,8 +52,7 @@ def load_dataset(
         If there is nothing at the path, or as its reader.
     """
     if name_or_path == "mushrooms":
-        with as_file(files("fedstrategies.data") / "mushrooms.xz") as path:
-            return read_libsvm(path)
+        return bundled_mushrooms()
     if name_or_path == "digits":
         return _digits()
     path = Path(name_or_path)
@@ -78,9 +78,7 @@ def _digits() -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise DataError(
-            "digits is scikit-learn's own data set; pip install 'fedstrategies[data]'"
-        ) from error
+        raise DataError(f"digits is scikit-learn's own data set; {install_hint('data')}") from error
     images, targets = load_digits(return_X_y=True)
     return Dataset(
         features=torch.from_numpy(images / 16.0),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedstrategies.data.errors import DataError
 from fedstrategies.data.shards import check_clients, iid_partition
+from fedstrategies.extras import install_hint
 from fedstrategies.threads import single_threaded
 
 __all__ = ["features_partition"]
@@ -72,7 +73,7 @@ def features_partition(
         from sklearn.cluster import KMeans
     except ImportError as error:
         raise DataError(
-            "dealing rows by features needs scikit-learn; pip install 'fedstrategies[data]'"
+            f"dealing rows by features needs scikit-learn; {install_hint('data')}"
         ) from error
     points = features.flatten(start_dim=1).numpy()
     means = KMeans(n_clusters=count, n_init=1, random_state=seed % _SEEDS, copy_x=True)

@@ -17,6 +17,7 @@ from fedstrategies.data.errors import DataError
 from fedstrategies.data.labels import class_indices, class_values
 from fedstrategies.data.partition_spec import ASSIGNMENTS
 from fedstrategies.data.shards import check_clients
+from fedstrategies.extras import install_hint
 
 __all__ = ["classes_partition", "dirichlet_partition"]
 
@@ -197,7 +198,7 @@ def _deal(kind: str, classes: Tensor, **settings: Any) -> list[Tensor] | ValueEr
         from datasets import Dataset as Table
     except ImportError as error:
         raise DataError(
-            "dealing rows by class needs flwr-datasets; pip install 'fedstrategies[data]'"
+            f"dealing rows by class needs flwr-datasets; {install_hint('data')}"
         ) from error
     partitioner = getattr(partitioners, kind)(partition_by="label", **settings)
     partitioner.dataset = Table.from_dict(

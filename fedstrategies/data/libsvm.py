@@ -15,6 +15,7 @@ import torch
 from fedstrategies.data.dataset import Dataset
 from fedstrategies.data.errors import DataError
 from fedstrategies.data.packed import UNREADABLE, one_line, open_packed, short_name
+from fedstrategies.extras import install_hint
 
 __all__ = ["read_libsvm"]
 
@@ -66,7 +67,7 @@ def _parse(path: Path) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_svmlight_file
     except ImportError as error:
         raise DataError(
-            f"{path}: reading LIBSVM needs scikit-learn; pip install 'fedstrategies[data]'"
+            f"{path}: reading LIBSVM needs scikit-learn; {install_hint('data')}"
         ) from error
     try:
         with open_packed(path) as stream:

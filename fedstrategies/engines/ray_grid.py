@@ -16,6 +16,7 @@ from fedstrategies.engines.eligibility import overridden, reason_in_shell
 from fedstrategies.engines.packing import pack
 from fedstrategies.engines.shares import shares_of
 from fedstrategies.engines.virtual_grid import Fast, VirtualGrid
+from fedstrategies.extras import install_hint
 from fedstrategies.flower import BaseStrategy, CohortSession
 from fedstrategies.flower.private import identify
 
@@ -97,9 +98,7 @@ class RayGrid(VirtualGrid):
         try:
             import ray
         except ImportError:
-            raise ImportError(
-                "RayGrid needs Ray: pip install 'fedstrategies[simulation]'"
-            ) from None
+            raise ImportError(f"RayGrid needs Ray; {install_hint('simulation')}") from None
         from fedstrategies.engines.ray_cluster import INLINED, connect, machines, start
 
         pickled: Callable[[object], bytes] = ray.cloudpickle.dumps

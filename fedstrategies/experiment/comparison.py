@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.drawing import why_no_pictures
 from fedstrategies.experiment.families import (
     ALGORITHMS,
     all_options,
@@ -257,7 +257,7 @@ def _compare(
     )
     with writing(base / "comparison.md"):
         (base / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
-    if importlib.util.find_spec("matplotlib") is not None:
+    if why_no_pictures() is None:
         with writing(base / "comparison.png"):
             draw_comparison(curves, base / "comparison.png", title=_title(placed))
     return comparison

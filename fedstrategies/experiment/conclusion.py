@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from math import isfinite
 from pathlib import Path
 from typing import cast
 
+from fedstrategies.experiment.drawing import why_no_pictures
 from fedstrategies.experiment.history import HistoryRecord
 from fedstrategies.experiment.preparation import Prepared
 from fedstrategies.experiment.recorder import Recorder
@@ -100,8 +100,7 @@ def draw_picture(directory: Path) -> None:
     OSError
         If it cannot be written.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        logger.info("no curve.png: pip install 'fedstrategies[plots]'")
+    if why_no_pictures() is not None:
         return
     from fedstrategies.experiment.plots import draw_run
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from fedstrategies.experiment.options import ConfigError
+from fedstrategies.extras import install_hint
 
 if TYPE_CHECKING:
     from flwr.app import ConfigRecordValues, Context
@@ -148,9 +149,7 @@ def require_ray() -> None:
     try:
         import ray  # noqa: F401
     except ImportError:
-        raise ConfigError(
-            "backend flower: Ray is missing; pip install 'fedstrategies[simulation]'"
-        ) from None
+        raise ConfigError(f"backend flower: Ray is missing; {install_hint('simulation')}") from None
 
 
 class _NoDeprecationNotice(logging.Filter):

@@ -14,6 +14,7 @@ from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.progress import Observer
 from fedstrategies.experiment.results import HISTORY, TENSORBOARD, remove_event_files
 from fedstrategies.experiment.writing import writing
+from fedstrategies.extras import install_hint
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -34,9 +35,7 @@ def check_log(config: ExperimentConfig) -> None:
         Naming the extra.
     """
     if config.log == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(
-            "log: tensorboard is not installed; pip install 'fedstrategies[tensorboard]'"
-        )
+        raise ConfigError(f"log: tensorboard is not installed; {install_hint('tensorboard')}")
 
 
 @contextmanager

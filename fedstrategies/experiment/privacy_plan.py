@@ -13,6 +13,7 @@ from fedstrategies.privacy import (
     Privacy,
     calibrate_noise,
 )
+from fedstrategies.privacy.accountant import opacus_module
 
 __all__ = ["privacy_of"]
 
@@ -39,6 +40,7 @@ def privacy_of(
     if config.max_grad_norm is None:
         raise ConfigError("max-grad-norm: privacy needs it")
     try:
+        opacus_module("accountants")  # whatever the noise is, a run reports what it has spent
         if config.epsilon is None:
             budget, noise = None, float(config.noise_multiplier or 0.0)
         else:

@@ -5,13 +5,13 @@ A cell that is finished is never run again, so a sweep that was cut off goes on 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from fedstrategies.data import DataError
 from fedstrategies.experiment.config import ExperimentConfig
+from fedstrategies.experiment.drawing import why_no_pictures
 from fedstrategies.experiment.folder_lock import FolderLock
 from fedstrategies.experiment.options import ConfigError
 from fedstrategies.experiment.preparation import prepare
@@ -193,7 +193,7 @@ def _described(grid: Mapping[str, Sequence[str]]) -> str:
 
 
 def _draw(sweep: Sweep, results: SweepResults) -> None:
-    if importlib.util.find_spec("matplotlib") is None:
+    if why_no_pictures() is not None:
         return
     from fedstrategies.experiment.plots import NAMES
     from fedstrategies.experiment.sweep_plot import draw_sweep

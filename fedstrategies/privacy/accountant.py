@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fedstrategies.extras import install_hint
 from fedstrategies.privacy.errors import PrivacyError
 
 __all__ = ["Accountant", "composed_epsilon", "opacus_module"]
@@ -40,8 +41,8 @@ def opacus_module(name: str) -> ModuleType:
         return import_module(f"opacus.{name}")
     except ImportError as error:
         raise PrivacyError(
-            "privacy accounting and per-sample gradients of modules need Opacus; "
-            "pip install 'fedstrategies[privacy]'"
+            "accounts of privacy and per-sample gradients of modules need Opacus; "
+            + install_hint("privacy")
         ) from error
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fedstrategies.extras import install_hint
 from fedstrategies.threads import single_threaded
 
 __all__ = [
@@ -171,7 +172,7 @@ def _kmeans(signatures: Tensor, strata: int, seed: int) -> tuple[Tensor, Tensor]
         from sklearn.cluster import KMeans
     except ImportError as error:
         raise ValueError(
-            "grouping clients by k-means needs scikit-learn; pip install 'fedstrategies[data]'"
+            f"grouping clients by k-means needs scikit-learn; {install_hint('data')}"
         ) from error
     points = _finite(signatures).numpy()
     means = KMeans(n_clusters=strata, n_init=10, random_state=seed % _SEEDS)

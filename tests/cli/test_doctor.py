@@ -148,7 +148,7 @@ def test_every_requirement_is_compared_with_what_is_installed():
     assert "pip install" in old.advice
     assert levels(found, "safetensors") == ["problem"]  # missing, and always needed
     (absent,) = [finding for finding in found if finding.subject == "matplotlib"]
-    assert (absent.level, absent.advice) == ("note", "pip install 'fedstrategies[plots]'")
+    assert (absent.level, absent.advice) == ("note", 'pip install "fedstrategies[plots]"')
     assert not levels(found, "pytest")
 
 

@@ -61,7 +61,7 @@ def test_what_cannot_be_clustered_is_refused(recwarn, monkeypatch):
     with pytest.raises(DataError, match=r"trees has features that are indices \(torch.int64\)"):
         features_partition(torch.zeros(9, 4, dtype=torch.int64), 2, name="trees")
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
-    with pytest.raises(DataError, match=r"pip install 'fedstrategies\[data\]'"):
+    with pytest.raises(DataError, match=r'pip install "fedstrategies\[data\]"'):
         features_partition(features, 2)
     assert not recwarn.list
 

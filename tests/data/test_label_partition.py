@@ -142,5 +142,5 @@ def test_any_integer_is_a_seed(seed):
 @pytest.mark.parametrize("module", ["datasets", "flwr_datasets.partitioner"])
 def test_a_missing_package_names_the_extra(module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DataError, match=r"pip install 'fedstrategies\[data\]'"):
+    with pytest.raises(DataError, match=r'pip install "fedstrategies\[data\]"'):
         dirichlet_partition(LABELS, 4, alpha=1.0)

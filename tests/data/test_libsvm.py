@@ -1,11 +1,13 @@
 import bz2
 import gzip
 import lzma
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import fedstrategies.data
 from fedstrategies.data import DataError, load_dataset, read_libsvm
 
 TEXT = b"-1 1:0.5 3:2\n# a comment\n+1 2:-1e-3\n2 1:1 2:1 3:1\n"
@@ -98,6 +100,15 @@ def test_bundled_mushrooms():
     # Every mushroom has one category for each of 21 attributes, or 22 counting the constant one.
     assert set(torch.unique(dataset.features).tolist()) == {0.0, 1.0}
     np.testing.assert_array_equal(dataset.features.sum(dim=1).unique().numpy(), [21])
+
+
+def test_the_bundled_file_is_read_as_any_other_libsvm_file():
+    ours = load_dataset("mushrooms")
+    other = read_libsvm(Path(fedstrategies.data.__file__).with_name("mushrooms.xz"))
+    assert ours.name == other.name
+    for one, two in ((ours.features, other.features), (ours.labels, other.labels)):
+        assert one.dtype == two.dtype
+        assert torch.equal(one, two)
 
 
 def test_digits_are_scaled_to_the_unit_interval():

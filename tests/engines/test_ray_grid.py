@@ -37,7 +37,7 @@ except ImportError as error:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert done.stdout.strip() == "RayGrid needs Ray: pip install 'fedstrategies[simulation]'"
+    assert done.stdout.strip() == 'RayGrid needs Ray; pip install "fedstrategies[simulation]"'
 
 
 @pytest.fixture(scope="module")

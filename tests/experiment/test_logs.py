@@ -102,7 +102,7 @@ def test_without_the_package_nothing_is_written(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "tensorboard" else find(name)
     )
-    with pytest.raises(ConfigError, match=r"pip install 'fedstrategies\[tensorboard\]'"):
+    with pytest.raises(ConfigError, match=r'pip install "fedstrategies\[tensorboard\]"'):
         run(config_from_mapping(given))
     assert not (tmp_path / "out").exists()
 

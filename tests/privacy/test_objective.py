@@ -190,7 +190,7 @@ def test_impossible_settings_are_refused_in_one_line(options, complaint):
 def test_without_opacus_the_extra_is_named(monkeypatch):
     for name in ("opacus", "opacus.validators"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(PrivacyError, match=r"pip install 'fedstrategies\[privacy\]'"):
+    with pytest.raises(PrivacyError, match=r'pip install "fedstrategies\[privacy\]"'):
         private(network(mlp_classifier(6, 3, width=4, dtype=torch.float64)))
 
 

@@ -12,12 +12,13 @@ from packaging.specifiers import SpecifierSet
 
 from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.doctor.finding import Finding, note, ok, problem
+from fedstrategies.extras import install_hint
 
 __all__ = ["check_ray", "check_versions"]
 
 _EXTRAS: Mapping[str, str] = {
     "simulation": "the backends ray and flower",
-    "privacy": "private gradients of networks",
+    "privacy": "accounts of privacy and private gradients of networks",
     "data": "partitions by class and features",
     "plots": "pictures of the curves",
     "tensorboard": "--log tensorboard",
@@ -61,7 +62,7 @@ def check_versions(
         if extra is None:
             yield _of_core(requirement, found)
         elif extra in _EXTRAS and requirement.name not in {n.name for n in needed if not n.marker}:
-            yield _of_extra(requirement, extra, found, package, needs=extra in _used(config))
+            yield _of_extra(requirement, extra, found, needs=extra in _used(config))
 
 
 def _of_core(requirement: Requirement, found: Versions) -> Finding:
@@ -77,13 +78,11 @@ def _of_core(requirement: Requirement, found: Versions) -> Finding:
     return ok(requirement.name, have)
 
 
-def _of_extra(
-    requirement: Requirement, extra: str, found: Versions, package: str, *, needs: bool
-) -> Finding:
+def _of_extra(requirement: Requirement, extra: str, found: Versions, *, needs: bool) -> Finding:
     have = found(requirement.name)
     say = problem if needs else note
     if have is None:
-        advice = f"pip install '{package}[{extra}]'"
+        advice = install_hint(extra)
         return say(requirement.name, f"missing; it is for {_EXTRAS[extra]}", advice)
     if not requirement.specifier.contains(have, prereleases=True):
         advice = f"pip install '{requirement.name}{requirement.specifier}'"
@@ -104,7 +103,7 @@ def _used(config: ExperimentConfig) -> set[str]:
     used = set()
     if config.backend != "cohort":
         used.add("simulation")
-    if config.private and not config.facts.convex:
+    if config.private:
         used.add("privacy")
     if config.log == "tensorboard":
         used.add("tensorboard")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedstrategies.extras import install_hint
 from simulations.reproduce.efbv.curve import Curve
 from simulations.reproduce.efbv.instance import METHODS
 
@@ -29,7 +30,7 @@ def draw_panels(panels: Mapping[str, Sequence[Curve]], path: Path, *, title: str
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError("figures need matplotlib; pip install 'fedstrategies[plots]'") from None
+        raise ValueError(f"figures need matplotlib; {install_hint('plots')}") from None
     figure = Figure(figsize=(5.4 * len(panels) + 0.4, 4.2), dpi=150, layout="constrained")
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (caption, curves) in zip(row, panels.items(), strict=True):

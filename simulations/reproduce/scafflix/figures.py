@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fedstrategies.extras import install_hint
+
 __all__ = ["draw_accuracies", "draw_gaps"]
 
 # Okabe and Ito's palette, readable with any colour vision; the dashes serve grey prints.
@@ -60,7 +62,7 @@ def _figure(panels: int, *, share: bool = False) -> tuple[Any, list[Any]]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError("figures need matplotlib; pip install 'fedstrategies[plots]'") from None
+        raise ValueError(f"figures need matplotlib; {install_hint('plots')}") from None
     figure = Figure(figsize=(3.4 * panels + 0.4, 3.8), dpi=130, layout="constrained")
     return figure, list(figure.subplots(1, panels, squeeze=False, sharey=share)[0])
 
