@@ -27,7 +27,7 @@ export FLWR_HOME ?= $(CURDIR)/.flwr
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix soak lint docs bench bench-peers clean
+.PHONY: help demo test test-matrix soak wheel-test lint docs bench bench-peers clean
 
 help:
 	@echo "make demo   compare EF-BV, EF21, DIANA and gradient descent on mushrooms"
@@ -36,6 +36,7 @@ help:
 	@echo "make docs   the documentation as a site: site/index.html"
 	@echo "make bench  measure everything (an hour or so), after make bench-peers"
 	@echo "make test-matrix  the tests that touch Flower, with its oldest and newest version"
+	@echo "make wheel-test  build the archives, install the wheel with the core dependencies alone"
 	@echo "make soak   the long runs behind docs/reliability.md (hours)"
 
 $(READY): pyproject.toml constraints.txt
@@ -54,6 +55,10 @@ test: $(READY)
 
 test-matrix: $(READY)
 	$(BIN)/python -m tests.soak.flwr_versions --folder $(MATRIX) --output $(RELIABILITY)
+
+wheel-test: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[release]"
+	$(BIN)/python -m tests.soak.wheel
 
 # Each goes on where its results file ends; delete that to begin anew.
 soak: $(READY)

@@ -203,7 +203,9 @@ def test_nothing_unpickles() -> None:
                 names = [node.module or ""]
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 called = ast.unparse(node.func)
-                names = [called] if called in PICKLING else []
+                # Arrays of plain numbers may be read, where it is written that they are.
+                plain = called == "np.load" and "allow_pickle=False" in ast.unparse(node)
+                names = [called] if called in PICKLING and not plain else []
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
                 names = [] if ast.unparse(node.value) == "False" else ["allow_pickle"]
             if {*names} & {*forbidden, *PICKLING, "allow_pickle"}:

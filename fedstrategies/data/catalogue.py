@@ -13,6 +13,7 @@ from fedstrategies.data.errors import DataError
 from fedstrategies.data.idx import is_idx_folder, read_idx
 from fedstrategies.data.libsvm import read_libsvm
 from fedstrategies.data.mushrooms import bundled_mushrooms
+from fedstrategies.data.npz import is_npz, read_npz
 from fedstrategies.data.shakespeare import DEFAULT_SEQUENCE_LENGTH, read_shakespeare
 from fedstrategies.extras import install_hint
 
@@ -37,7 +38,8 @@ def load_dataset(
         name wins over a file of that name in the working directory; write ``./mushrooms``
         for the file. A path is, by what it holds, a folder of IDX files (`read_idx`) or of
         CIFAR-10's binary batches (`read_cifar10`), a folder or a tar archive of plays in XML
-        (`read_shakespeare`), or else a LIBSVM file (`read_libsvm`).
+        (`read_shakespeare`), a file of numpy's arrays (`read_npz`), or else a LIBSVM file
+        (`read_libsvm`).
     sequence_length : int
         Characters of a row of text; other data do not ask for it.
 
@@ -71,6 +73,8 @@ def load_dataset(
         return read_shakespeare(path, sequence_length=sequence_length)
     if is_tar(path):
         return read_shakespeare(path, sequence_length=sequence_length)
+    if is_npz(path):
+        return read_npz(path)
     return read_libsvm(path)
 
 

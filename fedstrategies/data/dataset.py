@@ -34,11 +34,13 @@ class Dataset:
         Length G; empty where there are no groups.
     image : tuple of (int, int, int), optional
         Channels, height and width of the image that a row of ``features`` is, flattened.
+    class_names : tuple of str
+        Length K: what the classes 0..K-1 are called, where labels are these; else empty.
 
     Raises
     ------
     DataError
-        If labels or groups are not one a row, or a group has no name.
+        If labels or groups are not one a row, or a group or a class has no name.
     """
 
     features: Tensor
@@ -48,10 +50,15 @@ class Dataset:
     groups: Tensor | None = None
     group_names: tuple[str, ...] = ()
     image: tuple[int, int, int] | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.features):
             raise DataError(f"{self.name}: {len(self.labels)} labels for {len(self)} rows")
+        if self.class_names and len(self):
+            low, high = self.labels.min(), self.labels.max()
+            if not 0 <= low <= high < len(self.class_names):
+                raise DataError(f"{self.name}: a label is none of {len(self.class_names)} classes")
         if self.groups is None:
             return
         if self.groups.shape != (len(self),):
@@ -63,6 +70,21 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and labels of some rows, e.g. of one client's; copies.
+
+        Parameters
+        ----------
+        rows : Tensor
+            int64, shape (m,): row indices, as from `partition`.
+
+        Returns
+        -------
+        tuple of (Tensor, Tensor)
+            Of length m, as `TorchObjective` takes them for its ``data``.
+        """
+        return self.features[rows], self.labels[rows]
 
     @property
     def dimension(self) -> int:

@@ -26,6 +26,7 @@ class ProblemConfig:
     dataset: str = option(
         "mushrooms",
         f"{', '.join(BUNDLED_DATASETS)}, or the path of a LIBSVM file (.xz, .gz, .bz2 or plain), "
+        "of numpy's arrays `features` and `labels` in one .npz, "
         "of a folder of MNIST-style IDX files or of CIFAR-10's binary batches, or of an archive "
         "of Shakespeare's plays in XML",
         group="Problem",
