@@ -1,4 +1,4 @@
-"""What `docs/guides/own-data.md` promises beside its code: its length, and the hub's block."""
+"""What guides promise beside their code: how long it is, and the block that needs the hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import nn
 from fedstrategies import CohortGrid, FedAvg
 from tests.test_docs import blocks
 
-PAGE = Path(__file__).parents[1] / "docs" / "guides" / "own-data.md"
+GUIDES = Path(__file__).parents[1] / "docs" / "guides"
+PAGE = GUIDES / "own-data.md"
 
 
 def test_a_network_on_images_takes_fewer_than_thirty_lines() -> None:
@@ -28,6 +29,14 @@ def test_a_network_on_images_takes_fewer_than_thirty_lines() -> None:
         node.targets[0] for node in ast.parse(program.code).body if isinstance(node, ast.Assign)
     ]
     assert {"client", "server"} <= {t.id for t in targets if isinstance(t, ast.Name)}
+
+
+def test_a_compressor_takes_fewer_than_twenty_lines() -> None:
+    page = GUIDES / "your-own-compressor.md"
+    (program,) = [block for block in blocks(page) if block.code.startswith("# signs.py\n")]
+    lines = [line for line in program.code.splitlines()[1:] if line.strip()]
+    assert len(lines) < 20
+    assert f"The one below has {len(lines)} lines." in page.read_text(encoding="utf-8")
 
 
 def test_the_block_for_the_hub_runs_with_a_table_in_its_place(
