@@ -44,7 +44,7 @@ def test_the_block_for_the_hub_runs_with_a_table_in_its_place(
 ) -> None:
     datasets = pytest.importorskip("datasets")
     image = pytest.importorskip("PIL.Image")
-    pytest.importorskip("flwr_datasets")
+    hub_of = pytest.importorskip("flwr_datasets.federated_dataset")
     asked = []
     columns = datasets.Features(
         image=datasets.Image(), label=datasets.ClassLabel(names=[str(k) for k in range(10)])
@@ -63,6 +63,8 @@ def test_the_block_for_the_hub_runs_with_a_table_in_its_place(
         return datasets.DatasetDict(train=train)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    # It reports its use to Flower, from a thread that lasts as long as the process.
+    monkeypatch.setattr(hub_of, "event", lambda *what: None)
     (hub,) = [block for block in blocks(PAGE) if block.language == "py"]
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
     page: dict[str, Any] = {"__name__": "page", "nn": nn, "net": net}
@@ -71,7 +73,9 @@ def test_the_block_for_the_hub_runs_with_a_table_in_its_place(
     assert not asked, "nothing is downloaded before a client asks"
     strategy = FedAvg(local_steps=2, stepsize=0.1, num_clients=10)
     result = strategy.start(
-        CohortGrid(page["app"], num_clients=10), ArrayRecord(net.state_dict()), num_rounds=2
+        CohortGrid(page["app"], num_clients=10),
+        ArrayRecord(net.state_dict()),
+        num_rounds=2,
     )
     assert asked == ["ylecun/mnist"]
     assert sum(len(page["rows"](client)[1]) for client in range(10)) == len(train)
