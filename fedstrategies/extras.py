@@ -11,7 +11,7 @@ def install_hint(extra: str) -> str:
     Parameters
     ----------
     extra : str
-        ``simulation``, ``privacy``, ``data`` or ``plots``.
+        ``simulation``, ``privacy``, ``data``, ``plots`` or ``tensorboard``.
 
     Examples
     --------

@@ -20,6 +20,7 @@ EXTRAS = {
     "data": ("sklearn", "scipy", "flwr_datasets", "datasets", "pandas"),
     "plots": ("matplotlib",),
     "privacy": ("opacus",),
+    "tensorboard": ("tensorboard",),
 }
 PRIVATE = "--compressor identity --max-grad-norm 1 --clip-rows 1 --l2 0.001 --rounds 2"
 STRATA = "--sampling stratified --cohort-size 2 --prox-stepsize 1 --inner-rounds 1 --rounds 2"
@@ -36,6 +37,7 @@ NEEDS = {
     f"run efbv --epsilon 4 {PRIVATE}": "privacy",
     f"run efbv --noise-multiplier 1 {PRIVATE}": "privacy",
     f"run efbv {NETWORK} --noise-multiplier 1 --max-grad-norm 1 --compressor identity": "privacy",
+    "run efbv --clients 4 --log tensorboard": "tensorboard",
     "run efbv --clients 4 --backend ray": "simulation",
     "run efbv --clients 4 --backend flower": "simulation",
 }
@@ -47,6 +49,7 @@ WORKS = (
     "doctor",
     "run efbv --rounds 3 --clients 4 --out one",
     "compare efbv ef21 --rounds 2 --clients 4 --out two",
+    "report one -o report.html",
     "sweep efbv --rounds 2 --clients 4 --over seed=1,2 --out three",
     f"run fedavg {NETWORK} --rounds 2 --clients 4 --out four",
 )
