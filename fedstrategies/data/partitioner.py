@@ -44,7 +44,8 @@ def flwr_partition(
     Returns
     -------
     list of Tensor
-        int64 row indices, ascending, one tensor a client; no row is in two of them.
+        int64 row indices of shape (m_i,), ascending, one tensor a client; no row is in two of
+        them.
 
     Raises
     ------
