@@ -27,13 +27,14 @@ export FLWR_HOME ?= $(CURDIR)/.flwr
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix soak wheel-test lint docs bench bench-peers clean
+.PHONY: help demo test test-matrix soak wheel-test lint docs notebooks bench bench-peers clean
 
 help:
 	@echo "make demo   compare EF-BV, EF21, DIANA and gradient descent on mushrooms"
 	@echo "make test   run the tests"
 	@echo "make lint   formatting, lint, types"
 	@echo "make docs   the documentation as a site: site/index.html"
+	@echo "make notebooks  execute them in place, with their pictures"
 	@echo "make bench  measure everything (an hour or so), after make bench-peers"
 	@echo "make test-matrix  the tests that touch Flower, with its oldest and newest version"
 	@echo "make wheel-test  build the archives, install the wheel with the core dependencies alone"
@@ -50,7 +51,7 @@ demo: $(READY)
 	@echo "picture: runs/demo/comparison.png   table: runs/demo/comparison.md"
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not runtime"
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -n $(WORKERS) -m "not runtime"
 	$(BIN)/python -m pytest -m runtime $(RUNTIME_TESTS)
 
 test-matrix: $(READY)
@@ -73,6 +74,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+notebooks: $(READY)
+	$(BIN)/python notebooks/refresh.py
 
 docs: $(READY)
 	$(BIN)/python -m mkdocs build --quiet --strict
