@@ -98,7 +98,10 @@ class CohortGrid(VirtualGrid):
             )
             for node, partition in self.partitions.items()
         }
-        self._locks = {node: threading.Lock() for node in self._contexts}
+        # Flower's older loop sends from many threads. Its clients read arrays by numpy's loader,
+        # which parses a header with ast; in Python 3.11 that fails now and then when two threads
+        # do so at once (gh-106905), and the round lacks a client. So nodes take turns.
+        self._turn = threading.Lock()
         self._replies: dict[str, Message] = {}
         self._handover: Handover | None = None
         self._objective: BatchedObjective | None = None
@@ -127,7 +130,7 @@ class CohortGrid(VirtualGrid):
     def _deliver(self, message: Message) -> str:
         message_id = identify(message)
         node = message.metadata.dst_node_id
-        with self._locks[node]:
+        with self._turn:
             reply = self.execute(over_the_wire(message) if self.serialize else message, node)
         identify(reply)
         self._replies[message_id] = over_the_wire(reply) if self.serialize else reply

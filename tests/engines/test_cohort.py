@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -312,6 +314,31 @@ def test_what_a_client_that_raises_changed_in_place_is_forgotten() -> None:
     state = grid.contexts[node].state
     assert state["mine"] == MetricRecord({"n": 1, "all": [0, 1]})
     assert state.array_records["arrays"]["0"].numpy().tolist() == [1, 1]
+
+
+def test_messages_from_several_threads_take_turns() -> None:
+    """As Flower's older loop sends them; see the lock of `CohortGrid`."""
+    at_work, most = [0], [0]
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        time.sleep(0.005)
+        at_work[0] -= 1
+        return Message(RecordDict(), reply_to=message)
+
+    grid = CohortGrid(app, num_clients=6)
+
+    def ask(node: int) -> int:
+        message = Message(RecordDict(), dst_node_id=node, message_type="train")
+        (reply,) = grid.send_and_receive([message])
+        return reply.metadata.src_node_id
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(ask, grid.get_node_ids())) == list(grid.get_node_ids())
+    assert most == [1]
 
 
 def test_one_client_is_enough_when_it_is_all_there_is(setting: Setting) -> None:

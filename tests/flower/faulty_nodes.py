@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, deque
 from copy import copy
 from typing import Any
@@ -149,5 +148,4 @@ class FaultyNodes(CohortGrid):
         self.partitions = {
             new: partition if new == fresh else self.partitions[old] for new, old in places.items()
         }
-        self._locks[fresh] = threading.Lock()
         return fresh

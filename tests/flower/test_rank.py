@@ -46,7 +46,6 @@ class Untold(Grid):
         config = contexts.pop(node).node_config
         contexts[successor] = Context(1, successor, config, RecordDict(), {})
         self.inside.contexts = contexts
-        self.inside._locks[successor] = self.inside._locks[node]
         self.inside.partitions[successor] = self.inside.partitions.pop(node)
 
     def get_node_ids(self) -> list[int]:

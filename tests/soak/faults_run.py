@@ -219,7 +219,7 @@ def _calm_grid(case: Case, grid: FaultyGrid) -> CohortGrid:
         client_app(lambda context: case.problem.client(context, case.problem.kind)),
         num_clients=case.problem.clients,
     )
-    calm.partitions, calm._locks = grid.partitions, grid._locks
+    calm.partitions = grid.partitions
     calm.contexts = grid.contexts
     return calm
 
