@@ -32,6 +32,9 @@ __all__ = ["CohortGrid"]
 class CohortGrid(VirtualGrid):
     """Grid of ``num_clients`` virtual clients in the calling process.
 
+    Its nodes remember, as real ones do: a second strategy meets clients with the memories of the
+    first, and restores them by messages, one by one. Take a new grid for a new run.
+
     Parameters
     ----------
     client_app : ClientApp
