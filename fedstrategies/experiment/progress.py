@@ -140,7 +140,7 @@ class _Watch:
 
 def _memory_now() -> list[str]:
     """What this process has taken at most, and what is free, where the system says it."""
-    from fedstrategies.experiment.doctor.machine import available_memory
+    from fedstrategies.experiment.free_memory import available_memory
     from fedstrategies.experiment.results import peak_memory_bytes
 
     taken, free = peak_memory_bytes(), available_memory()

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from fedstrategies.experiment.clients import client_fn_of
 from fedstrategies.experiment.config import ExperimentConfig
-from fedstrategies.experiment.doctor.machine import available_memory
 from fedstrategies.experiment.doctor.memory import warn_of_memory
 from fedstrategies.experiment.flower_backend import (
     require_ray,
     run_in_simulation,
     set_environment,
 )
+from fedstrategies.experiment.free_memory import available_memory
 from fedstrategies.experiment.preparation import prepare
 from fedstrategies.experiment.progress import Observer
 from fedstrategies.experiment.results import Summary

@@ -17,6 +17,7 @@ from fedstrategies.experiment.doctor import flower, gpus, machine, placement, so
 from fedstrategies.experiment.doctor.finding import Finding
 from fedstrategies.experiment.doctor.memory import MemoryNeed, check_memory, memory_need
 from fedstrategies.experiment.families import config_from_mapping
+from fedstrategies.experiment.free_memory import available_memory
 from fedstrategies.experiment.preparation import prepare
 
 GIB = 1 << 30
@@ -240,16 +241,16 @@ def test_what_a_method_remembers_is_asked_of_its_rule(libsvm_file, options, vect
 
 def test_the_least_of_system_and_control_group_is_free(tmp_path):
     (tmp_path / "proc").mkdir()
-    assert machine.available_memory(tmp_path) is None
+    assert available_memory(tmp_path) is None
     (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    8192 kB\n")
-    assert machine.available_memory(tmp_path) == 8192 * 1024
+    assert available_memory(tmp_path) == 8192 * 1024
     group = tmp_path / "sys/fs/cgroup"
     group.mkdir(parents=True)
     (group / "memory.max").write_text("5000000\n")
     (group / "memory.current").write_text("2000000\n")
-    assert machine.available_memory(tmp_path) == 3_000_000
+    assert available_memory(tmp_path) == 3_000_000
     (group / "memory.max").write_text("max\n")
-    assert machine.available_memory(tmp_path) == 8192 * 1024
+    assert available_memory(tmp_path) == 8192 * 1024
 
 
 GROUPS = {
@@ -279,13 +280,13 @@ def test_limits_of_all_groups_around_the_process_count(tmp_path, version):
         (folder / "memory.stat").write_text(f"anon 1\n{cache} {files}\nactive_file 77\n")
 
     group(step, no_limit, 100, 0)
-    assert machine.available_memory(tmp_path) == 100000000 * 1024
+    assert available_memory(tmp_path) == 100000000 * 1024
     group(step.parent, 1_000_000_000, 700_000_000, 600_000_000)
-    assert machine.available_memory(tmp_path) == 900_000_000
+    assert available_memory(tmp_path) == 900_000_000
     group(top, 800_000_000, 100_000_000, 0)
-    assert machine.available_memory(tmp_path) == 700_000_000
+    assert available_memory(tmp_path) == 700_000_000
     group(step, 5_000, 6_000, 0)
-    assert machine.available_memory(tmp_path) == 0
+    assert available_memory(tmp_path) == 0
 
 
 def test_a_container_sees_its_own_group_outermost(tmp_path):
@@ -297,7 +298,7 @@ def test_a_container_sees_its_own_group_outermost(tmp_path):
     (group / "memory.current").write_text("2000000\n")
     for path in ("/docker/0123abcd", "/../other", "/"):
         (tmp_path / "proc/self/cgroup").write_text(f"0::{path}\n")
-        assert machine.available_memory(tmp_path) == 3_000_000
+        assert available_memory(tmp_path) == 3_000_000
 
 
 def test_the_disk_must_hold_the_results(tmp_path, monkeypatch):

@@ -99,8 +99,9 @@ def _look_at_ray(config: ExperimentConfig, plans: list[Plan]) -> Iterator[Findin
 def _look_at_input(config: ExperimentConfig) -> Iterator[Finding]:
     from fedstrategies.data import DataError
     from fedstrategies.experiment.doctor.finding import ok, problem
-    from fedstrategies.experiment.doctor.machine import available_memory, check_disk
+    from fedstrategies.experiment.doctor.machine import check_disk
     from fedstrategies.experiment.doctor.memory import check_memory, memory_need
+    from fedstrategies.experiment.free_memory import available_memory
     from fedstrategies.experiment.options import ConfigError
     from fedstrategies.experiment.preparation import prepare
 
