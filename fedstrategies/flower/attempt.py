@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Attempt"]
 
 
+MOST_OUTAGES = 5
+"""Attempts in a row in which all clients are out of reach before a run is given up."""
+
+
 class Attempt(ABC):
     """What both kinds share: the plan, the failures and who is to blame.
 
@@ -35,6 +39,9 @@ class Attempt(ABC):
         A memory is lost and the server has no copy.
     faulty : dict of int to str
         Partitions that failed by their own fault, and how.
+    unreachable : dict of int to str
+        Partitions in whose place Flower answered with an error that is not the app's: a process
+        that died, a message that nobody fetched.
     spent : set of int
         Those of them whose privacy budget allows no release any more.
     edition : Edition or None
@@ -50,6 +57,7 @@ class Attempt(ABC):
         self.failures: list[str] = []
         self.must_reset = False
         self.faulty: dict[int, str] = {}
+        self.unreachable: dict[int, str] = {}
         self.spent: set[int] = set()
 
     @property
@@ -67,11 +75,23 @@ class Attempt(ABC):
         }
 
     def raise_if_hopeless(self) -> None:
-        """Raise if every client of the cohort failed by its own fault (not by a lost message)."""
+        """Raise if every client of the cohort failed by its own fault (not by a lost message).
+
+        Or if all could not be reached, with an error of Flower's for each, in several attempts in a
+        row: what answers at once, with errors alone, may do so for ever.
+        """
         if self.faulty and self.strategy.hopeless(len(self.faulty), self.asked):
             raise AllClientsFailed(
                 f"round {self.round}: all {len(self.faulty)} clients failed; the first said: "
                 f"{self.faulty[min(self.faulty)]}"
+            )
+        down = self.unreachable and len(self.unreachable) + len(self.faulty) >= self.asked
+        self.strategy.outages = self.strategy.outages + 1 if down else 0
+        if self.strategy.outages >= MOST_OUTAGES:
+            raise AllClientsFailed(
+                f"round {self.round}: none of the {self.asked} clients could be reached in "
+                f"{MOST_OUTAGES} attempts in a row; the first error: "
+                f"{self.unreachable[min(self.unreachable)]}"
             )
 
     def sent(self, assignment: Assignment) -> Tensor:

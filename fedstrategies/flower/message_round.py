@@ -18,6 +18,7 @@ from fedstrategies.flower.contract import Assignment, Delivery
 from fedstrategies.flower.control import MemoryCommand, Request, Response, Status, Tag
 from fedstrategies.flower.errors import reason_of
 from fedstrategies.flower.ledger import Rejected, Spent
+from fedstrategies.flower.private import fault_of_the_app
 from fedstrategies.flower.rank import RANK_BYTES
 from fedstrategies.flower.records import (
     CONTROL,
@@ -165,11 +166,7 @@ class MessageRound(Attempt):
                 self._note_of_stranger(reply)
                 continue  # nobody asked this node in this attempt
             if reply.has_error():
-                reason = reason_of(reply)
-                # The first traceback whole, of the others the line that says what it was.
-                told = reason if not self.faulty else reason.splitlines()[-1]
-                causes[partition] = f"the client raised: {told}"
-                self.faulty[partition] = reason
+                causes[partition] = self._note_of_error(reply, partition)
                 continue
             try:
                 tag, payload = self._read(reply.content, partition, uploads)
@@ -192,6 +189,7 @@ class MessageRound(Attempt):
                 self.strategy.ledger.close(partition)
         for partition in payloads:
             self.faulty.pop(partition, None)
+            self.unreachable.pop(partition, None)
         for node, partition in sorted(self._partition_at.items(), key=lambda item: item[1]):
             if partition not in payloads:
                 why = causes.get(partition, "no reply")
@@ -244,6 +242,16 @@ class MessageRound(Attempt):
             # Both are said before anything is computed. Of an older attempt neither is believed:
             # the node may have answered that one before it was wiped, and the answer got lost.
             strategy.accounts.released_nothing(partition, response.sequence)
+
+    def _note_of_error(self, reply: Message, partition: int) -> str:
+        """Whose fault an error is, and what the log says of it."""
+        reason = reason_of(reply)
+        own = fault_of_the_app(reply)
+        alike = self.faulty if own else self.unreachable
+        # The first traceback whole, of the others the line that says what it was.
+        told = reason if not alike else reason.splitlines()[-1]
+        alike[partition] = reason
+        return f"the client raised: {told}" if own else f"no reply: {told}"
 
     def _note_of_stranger(self, reply: Message) -> None:
         """A late reply of a client that was not asked this time: its ledger, if it is sound."""

@@ -17,10 +17,21 @@ __all__ = [
     "client_error",
     "client_raised",
     "ensure_identity",
+    "fault_of_the_app",
     "identify",
     "over_the_wire",
     "serialised_size",
 ]
+
+
+_FAULTS_OF_THE_APP = frozenset(
+    {
+        ErrorCode.LOAD_CLIENT_APP_EXCEPTION,
+        ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
+        ErrorCode.MOD_FAILED_PRECONDITION,
+        ErrorCode.INVALID_FAB,
+    }
+)
 
 
 def ensure_identity() -> None:
@@ -49,6 +60,15 @@ def client_error(reason: str, request: Message) -> Message:
 def client_raised(reply: Message) -> bool:
     """Whether an error reply is from a ClientApp that raised, and not from the SuperLink."""
     return reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+
+
+def fault_of_the_app(reply: Message) -> bool:
+    """Whether an error reply tells of the ClientApp; if not, of a machine, a process or the way.
+
+    A Ray worker that died and a message that nobody fetched in time are such: another attempt may
+    succeed.
+    """
+    return reply.error.code in _FAULTS_OF_THE_APP
 
 
 def over_the_wire(message: Message) -> Message:

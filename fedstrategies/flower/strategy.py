@@ -71,6 +71,8 @@ class BaseStrategy(StrategySettings, MethodHooks, Strategy):
         self.participants = 0
         self.failures: tuple[str, ...] = ()
         """What went wrong in the last attempt, one line per client."""
+        self.outages = 0
+        """Attempts in a row in which no client could be reached."""
         self.memory: Mapping[str, Tensor] | None = None
         """The server's copy of the clients' effective memories, (n, d) each; None: reset rule."""
         self.accounts = Accounts()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import Strategy
 
 from fedstrategies.compressors import RandK, TopK, parse_compressor
 from fedstrategies.efbv import DIANA, EF21, EFBV
 from fedstrategies.flower import AllClientsFailed
-from fedstrategies.flower.private import client_error
+from fedstrategies.flower.private import client_error, identify
 from fedstrategies.flower.records import load_memory, load_receipts
 from fedstrategies.sampling import NiceSampling
 from fedstrategies.wire import decode
@@ -182,6 +185,55 @@ def test_if_every_client_fails_the_first_traceback_is_raised(setting: Setting) -
     with pytest.raises(AllClientsFailed, match=r"all 8 clients failed.*was killed"):
         strategy.start(grid, setting.start, num_rounds=3)
     assert strategy.round == 0
+
+
+class Outage(FaultyGrid):
+    """For some exchanges every request ends with an error of Flower's, which is not the app's."""
+
+    def __init__(self, *args: Any, code: int, exchanges: int, **kwargs: Any) -> None:
+        super().__init__(*args, faults=Faults(), **kwargs)
+        self.code, self.left = code, exchanges
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        messages = list(messages)
+        if not self.left or messages[0].metadata.message_type != MessageType.TRAIN:
+            return super().send_and_receive(messages, timeout=timeout)
+        self.left -= 1
+        for message in messages:
+            identify(message)
+        error = Error(code=self.code, reason="the actor died")
+        return [Message(error, reply_to=message) for message in messages]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [ErrorCode.UNKNOWN, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED],
+)
+def test_an_outage_of_all_nodes_costs_attempts_and_not_the_run(setting: Setting, code: int) -> None:
+    def run(exchanges: int) -> EF21:
+        strategy = EF21(compressor=TopK(k=3), smoothness=setting.smoothness)
+        grid = Outage(setting.app, num_clients=CLIENTS, code=code, exchanges=exchanges)
+        strategy.start(grid, setting.start, num_rounds=6)
+        return strategy
+
+    assert torch.equal(run(4).x, run(0).x)
+    with pytest.raises(
+        AllClientsFailed, match=r"none of the 8 clients.*5 attempts.*the actor died"
+    ):
+        run(5)
+
+
+def test_an_error_of_the_app_s_own_ends_the_run_at_once(setting: Setting) -> None:
+    strategy = EF21(compressor=TopK(k=3), smoothness=setting.smoothness)
+    code = ErrorCode.LOAD_CLIENT_APP_EXCEPTION
+    with pytest.raises(AllClientsFailed, match="all 8 clients failed"):
+        strategy.start(
+            Outage(setting.app, num_clients=CLIENTS, code=code, exchanges=1),
+            setting.start,
+            num_rounds=6,
+        )
 
 
 def test_lost_requests_do_not_make_a_reset_reset_itself(setting: Setting) -> None:
