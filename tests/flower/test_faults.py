@@ -219,9 +219,7 @@ def test_an_outage_of_all_nodes_costs_attempts_and_not_the_run(setting: Setting,
         return strategy
 
     assert torch.equal(run(4).x, run(0).x)
-    with pytest.raises(
-        AllClientsFailed, match=r"none of the 8 clients.*5 attempts.*the actor died"
-    ):
+    with pytest.raises(AllClientsFailed, match=r"none of the 8.*5 attempts.*the actor died"):
         run(5)
 
 
