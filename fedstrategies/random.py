@@ -50,6 +50,7 @@ class Purpose(IntEnum):
     LAYERS = 9
     LOCAL_PRUNING = 10
     DOWNLINK = 11
+    PRUNING = 12
 
 
 def client_keys(seed: int, round: int, partition_ids: Tensor, purpose: Purpose) -> Tensor:

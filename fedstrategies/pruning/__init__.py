@@ -1,6 +1,7 @@
-"""Layer groups of a model, and masks over its weights: global, local, ordered."""
+"""Layer groups of a model, and masks over its weights: global, local, ordered, post-training."""
 
-from fedstrategies.pruning.criterion import Criterion, Magnitude
+from fedstrategies.pruning.activations import ActivationStatistics
+from fedstrategies.pruning.criterion import Criterion, LayerCriterion, Magnitude
 from fedstrategies.pruning.global_pruning import (
     GlobalPruning,
     OrderedPruning,
@@ -9,13 +10,31 @@ from fedstrategies.pruning.global_pruning import (
 )
 from fedstrategies.pruning.grouping import RESIDUAL_BLOCKS, layer_groups
 from fedstrategies.pruning.groups import Entry, LayerGroup, LayerGroups
+from fedstrategies.pruning.layer_criteria import (
+    RIA,
+    RelativeImportance,
+    StochRIA,
+    Symmetric,
+    SymWanda,
+    Wanda,
+)
 from fedstrategies.pruning.local_pruning import (
     FixedPruning,
     LocalPruning,
     OrderedDropout,
     UniformPruning,
 )
+from fedstrategies.pruning.norms import Subsets
+from fedstrategies.pruning.patterns import Pattern, SemiStructured, Unstructured
 from fedstrategies.pruning.pieces import Blocks
+from fedstrategies.pruning.scores import (
+    relative_importance,
+    ria_scores,
+    stochria_scores,
+    symmetric_scores,
+    symwanda_scores,
+    symwanda_scores_of,
+)
 from fedstrategies.pruning.spec import (
     GLOBAL_PRUNINGS,
     LOCAL_PRUNINGS,
@@ -27,21 +46,39 @@ __all__ = [
     "GLOBAL_PRUNINGS",
     "LOCAL_PRUNINGS",
     "RESIDUAL_BLOCKS",
+    "RIA",
+    "ActivationStatistics",
     "Blocks",
     "Criterion",
     "Entry",
     "FixedPruning",
     "GlobalPruning",
+    "LayerCriterion",
     "LayerGroup",
     "LayerGroups",
     "LocalPruning",
     "Magnitude",
     "OrderedDropout",
     "OrderedPruning",
+    "Pattern",
     "Pruned",
     "PruningLaw",
+    "RelativeImportance",
+    "SemiStructured",
+    "StochRIA",
+    "Subsets",
+    "SymWanda",
+    "Symmetric",
     "UniformPruning",
+    "Unstructured",
+    "Wanda",
     "layer_groups",
     "parse_global_pruning",
     "parse_local_pruning",
+    "relative_importance",
+    "ria_scores",
+    "stochria_scores",
+    "symmetric_scores",
+    "symwanda_scores",
+    "symwanda_scores_of",
 ]

@@ -7,7 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Criterion", "Magnitude"]
+from fedstrategies.pruning.activations import ActivationStatistics
+
+__all__ = ["Criterion", "LayerCriterion", "Magnitude"]
 
 
 class Criterion(Protocol):
@@ -34,15 +36,53 @@ class Criterion(Protocol):
         """
 
 
+class LayerCriterion(Criterion, Protocol):
+    """A criterion that may look at the activations of the layer it scores.
+
+    Without them it is a `Criterion` as any; those that cannot do without raise.
+    """
+
+    @property
+    def needs_activations(self) -> bool:
+        """Whether ``statistics`` must be given."""
+
+    def scores(
+        self, weight: Tensor, *, name: str, statistics: ActivationStatistics | None = None
+    ) -> Tensor:
+        """See `Criterion.scores`.
+
+        Parameters
+        ----------
+        weight : Tensor
+            Outputs along the first axis.
+        name : str
+            The layer's.
+        statistics : ActivationStatistics or None
+            Of the layer.
+
+        Raises
+        ------
+        ValueError
+            If statistics are needed and missing, or do not fit the weight.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Magnitude:
     """``|w|``."""
+
+    @property
+    def needs_activations(self) -> bool:
+        """No."""
+        return False
 
     @property
     def spec(self) -> str:
         """``magnitude``."""
         return "magnitude"
 
-    def scores(self, weight: Tensor, *, name: str) -> Tensor:
+    def scores(
+        self, weight: Tensor, *, name: str, statistics: ActivationStatistics | None = None
+    ) -> Tensor:
         """See `Criterion.scores`."""
         return weight.abs()
