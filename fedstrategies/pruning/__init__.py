@@ -27,6 +27,7 @@ from fedstrategies.pruning.local_pruning import (
 from fedstrategies.pruning.norms import Subsets
 from fedstrategies.pruning.patterns import Pattern, SemiStructured, Unstructured
 from fedstrategies.pruning.pieces import Blocks
+from fedstrategies.pruning.regrow import Regrowing, Regrown, regrow
 from fedstrategies.pruning.scores import (
     relative_importance,
     ria_scores,
@@ -63,6 +64,8 @@ __all__ = [
     "Pattern",
     "Pruned",
     "PruningLaw",
+    "Regrowing",
+    "Regrown",
     "RelativeImportance",
     "SemiStructured",
     "StochRIA",
@@ -75,6 +78,7 @@ __all__ = [
     "layer_groups",
     "parse_global_pruning",
     "parse_local_pruning",
+    "regrow",
     "relative_importance",
     "ria_scores",
     "stochria_scores",
