@@ -1,6 +1,7 @@
 """Layer groups of a model, and masks over its weights: global, local, ordered, post-training."""
 
 from fedstrategies.pruning.activations import ActivationStatistics
+from fedstrategies.pruning.calibration import calibrate
 from fedstrategies.pruning.criterion import Criterion, LayerCriterion, Magnitude
 from fedstrategies.pruning.global_pruning import (
     GlobalPruning,
@@ -18,15 +19,23 @@ from fedstrategies.pruning.layer_criteria import (
     SymWanda,
     Wanda,
 )
+from fedstrategies.pruning.linear_blocks import LinearBlock, linear_blocks
 from fedstrategies.pruning.local_pruning import (
     FixedPruning,
     LocalPruning,
     OrderedDropout,
     UniformPruning,
 )
+from fedstrategies.pruning.method import (
+    PRUNING_METHODS,
+    PruningMethod,
+    parse_method,
+    parse_pattern,
+)
 from fedstrategies.pruning.norms import Subsets
 from fedstrategies.pruning.patterns import Pattern, SemiStructured, Unstructured
 from fedstrategies.pruning.pieces import Blocks
+from fedstrategies.pruning.post_training import PrunedLayer, prune_module
 from fedstrategies.pruning.regrow import Regrowing, Regrown, regrow
 from fedstrategies.pruning.scores import (
     relative_importance,
@@ -46,6 +55,7 @@ from fedstrategies.pruning.spec import (
 __all__ = [
     "GLOBAL_PRUNINGS",
     "LOCAL_PRUNINGS",
+    "PRUNING_METHODS",
     "RESIDUAL_BLOCKS",
     "RIA",
     "ActivationStatistics",
@@ -57,13 +67,16 @@ __all__ = [
     "LayerCriterion",
     "LayerGroup",
     "LayerGroups",
+    "LinearBlock",
     "LocalPruning",
     "Magnitude",
     "OrderedDropout",
     "OrderedPruning",
     "Pattern",
     "Pruned",
+    "PrunedLayer",
     "PruningLaw",
+    "PruningMethod",
     "Regrowing",
     "Regrown",
     "RelativeImportance",
@@ -75,9 +88,14 @@ __all__ = [
     "UniformPruning",
     "Unstructured",
     "Wanda",
+    "calibrate",
     "layer_groups",
+    "linear_blocks",
     "parse_global_pruning",
     "parse_local_pruning",
+    "parse_method",
+    "parse_pattern",
+    "prune_module",
     "regrow",
     "relative_importance",
     "ria_scores",

@@ -1,0 +1,283 @@
+"""Methods of post-training pruning: a criterion, what it compares, and perhaps swaps.
+
+As the command line writes them: ``ria``, ``ria:exponent=0.5,p=2``, ``dsnot:initial=ria``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, Literal
+
+from torch import Tensor
+
+from fedstrategies.pruning.activations import ActivationStatistics
+from fedstrategies.pruning.criterion import LayerCriterion, Magnitude
+from fedstrategies.pruning.layer_criteria import (
+    RIA,
+    RelativeImportance,
+    StochRIA,
+    Symmetric,
+    SymWanda,
+    Wanda,
+)
+from fedstrategies.pruning.norms import Subsets
+from fedstrategies.pruning.patterns import Pattern, SemiStructured, Unstructured
+from fedstrategies.pruning.regrow import Regrowing, regrow
+
+__all__ = ["PRUNING_METHODS", "PruningMethod", "parse_method", "parse_pattern"]
+
+Per = Literal["row", "matrix"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningMethod:
+    """How the mask of one layer is found.
+
+    Attributes
+    ----------
+    criterion : LayerCriterion
+        Scores; the highest stay.
+    per : {"row", "matrix"}
+        What an unstructured mask compares with one another. Swaps need ``row``.
+    regrowing : Regrowing or None
+        Swaps after the mask; None: none.
+
+    Raises
+    ------
+    ValueError
+        If a method with swaps compares over the matrix.
+    """
+
+    criterion: LayerCriterion
+    per: Per = "row"
+    regrowing: Regrowing | None = None
+
+    @property
+    def needs_activations(self) -> bool:
+        """Whether calibration data are needed."""
+        return self.criterion.needs_activations or self.regrowing is not None
+
+    def pattern(self, pattern: Pattern) -> Pattern:
+        """The pattern with this method's rule of comparison."""
+        if isinstance(pattern, Unstructured):
+            return Unstructured(sparsity=pattern.sparsity, per=self.per)
+        return pattern
+
+    def mask(
+        self,
+        weight: Tensor,
+        pattern: Pattern,
+        *,
+        name: str,
+        statistics: ActivationStatistics | None = None,
+    ) -> Tensor:
+        """What is kept of one layer.
+
+        Parameters
+        ----------
+        weight : Tensor
+            Dense, shape (out, in).
+        pattern : Pattern
+            Of the zeros; its rule of comparison is replaced by this method's.
+        name : str
+            The layer's.
+        statistics : ActivationStatistics or None
+            Of the layer.
+
+        Returns
+        -------
+        Tensor
+            bool, shape (out, in).
+
+        Raises
+        ------
+        ValueError
+            If statistics are needed and missing, or something does not fit.
+        """
+        pattern = self.pattern(pattern)
+        mask = pattern.mask(self.criterion.scores(weight, name=name, statistics=statistics))
+        if self.regrowing is None:
+            return mask
+        if statistics is None:
+            raise ValueError(f"swaps need the activations of {name!r}; calibrate the layer first")
+        swapped = regrow(
+            weight, mask, statistics=statistics, pattern=pattern, settings=self.regrowing
+        )
+        return swapped.mask
+
+
+def _wanda(*, per: Per = "row") -> PruningMethod:
+    return PruningMethod(criterion=Wanda(), per=per)
+
+
+def _output_wanda(*, per: Per = "matrix") -> PruningMethod:
+    return PruningMethod(criterion=SymWanda(side="output"), per=per)
+
+
+def _symwanda(*, per: Per = "matrix") -> PruningMethod:
+    return PruningMethod(criterion=SymWanda(), per=per)
+
+
+def _magnitude(*, per: Per = "matrix") -> PruningMethod:
+    return PruningMethod(criterion=Magnitude(), per=per)
+
+
+def _symmetric(*, per: Per = "matrix") -> PruningMethod:
+    return PruningMethod(criterion=Symmetric(), per=per)
+
+
+def _ri(*, p: float = 1.0, per: Per = "matrix") -> PruningMethod:
+    return PruningMethod(criterion=RelativeImportance(p=p), per=per)
+
+
+def _ria(*, exponent: float = 0.5, p: float = 1.0, per: Per = "matrix") -> PruningMethod:
+    return PruningMethod(criterion=RIA(exponent=exponent, p=p), per=per)
+
+
+def _stochri(
+    *, share: float = 0.1, seed: int = 0, shared: bool = False, p: float = 1.0, per: Per = "matrix"
+) -> PruningMethod:
+    subsets = Subsets(share=share, seed=seed, shared=shared)
+    return PruningMethod(criterion=StochRIA(subsets=subsets, activations=False, p=p), per=per)
+
+
+def _stochria(
+    *,
+    share: float = 0.1,
+    seed: int = 0,
+    shared: bool = False,
+    exponent: float = 0.5,
+    p: float = 1.0,
+    per: Per = "matrix",
+) -> PruningMethod:
+    subsets = Subsets(share=share, seed=seed, shared=shared)
+    criterion = StochRIA(subsets=subsets, exponent=exponent, p=p)
+    return PruningMethod(criterion=criterion, per=per)
+
+
+def _dsnot(
+    *,
+    initial: str = "wanda",
+    cycles: int = 50,
+    threshold: float = 0.1,
+    variance_power: float = 1.0,
+    same_sign: bool = False,
+) -> PruningMethod:
+    swaps = Regrowing(
+        cycles=cycles, threshold=threshold, variance_power=variance_power, same_sign=same_sign
+    )
+    return PruningMethod(criterion=_initial(initial), regrowing=swaps)
+
+
+def _r2_dsnot(
+    *,
+    initial: str = "wanda",
+    cycles: int = 50,
+    threshold: float = 0.1,
+    variance_power: float = 1.0,
+    same_sign: bool = False,
+    reweigh: str = "grow",
+    exponent: float = 0.5,
+    gamma_grow: float = 1e-4,
+    gamma_prune: float = 1e-4,
+    p: float = 1.0,
+) -> PruningMethod:
+    swaps = Regrowing(
+        cycles=cycles,
+        threshold=threshold,
+        variance_power=variance_power,
+        same_sign=same_sign,
+        exponent=exponent,
+        reweigh=reweigh,  # type: ignore[arg-type]  # looked at there
+        gamma_grow=gamma_grow,
+        gamma_prune=gamma_prune,
+        p=p,
+    )
+    return PruningMethod(criterion=_initial(initial), regrowing=swaps)
+
+
+def _initial(name: str) -> LayerCriterion:
+    if name not in _PLAIN:
+        raise ValueError(f"initial = {name!r} is not one of {', '.join(_PLAIN)}")
+    return _PLAIN[name]().criterion
+
+
+_PLAIN: Mapping[str, Callable[..., PruningMethod]] = {
+    "magnitude": _magnitude,
+    "wanda": _wanda,
+    "output-wanda": _output_wanda,
+    "symwanda": _symwanda,
+    "symmetric": _symmetric,
+    "ri": _ri,
+    "ria": _ria,
+    "stochri": _stochri,
+    "stochria": _stochria,
+}
+
+PRUNING_METHODS: Mapping[str, Callable[..., PruningMethod]] = {
+    **_PLAIN,
+    "dsnot": _dsnot,
+    "r2-dsnot": _r2_dsnot,
+}
+"""Names that `parse_method` knows, each with what builds it from its options."""
+
+
+def parse_method(text: str) -> PruningMethod:
+    """The method that ``text`` names, with its options: ``name:option=value,option=value``.
+
+    Raises
+    ------
+    ValueError
+        If a name, an option or a value is not known; the message lists those that are.
+    """
+    name, _, rest = (part.strip() for part in text.partition(":"))
+    build = PRUNING_METHODS.get(name)
+    if build is None:
+        raise ValueError(f"{text!r}: the pruning methods are {', '.join(PRUNING_METHODS)}")
+    defaults = {key: one.default for key, one in signature(build).parameters.items()}
+    given: dict[str, Any] = {}
+    for part in rest.split(",") if rest else []:
+        option, _, value = (piece.strip() for piece in part.partition("="))
+        if option not in defaults:
+            raise ValueError(
+                f"{text!r}: {name} has no option {option!r}; it has {', '.join(defaults)}"
+            )
+        if option in given:
+            raise ValueError(f"{text!r}: {option} is given twice")
+        given[option] = _value(text, option, value, defaults[option])
+    try:
+        return build(**given)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+
+
+def _value(text: str, option: str, value: str, default: Any) -> Any:
+    if option == "per" and value not in ("row", "matrix"):
+        raise ValueError(f"{text!r}: per = {value!r} is not one of row, matrix")
+    if isinstance(default, bool):
+        if value not in ("yes", "no"):
+            raise ValueError(f"{text!r}: {option} = {value!r} is not one of yes, no")
+        return value == "yes"
+    try:
+        return type(default)(value)
+    except ValueError:
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise ValueError(f"{text!r}: {option} = {value!r} is not {kind}") from None
+
+
+def parse_pattern(text: str) -> SemiStructured:
+    """``n:m``, as in ``2:4``.
+
+    Raises
+    ------
+    ValueError
+        If the text is none, or not 1 <= n < m.
+    """
+    kept, _, of = text.partition(":")
+    try:
+        numbers = int(kept), int(of)
+    except ValueError:
+        raise ValueError(f"pattern {text!r}: expected n:m, as in 2:4") from None
+    return SemiStructured(kept=numbers[0], of=numbers[1])
