@@ -42,7 +42,7 @@ help:
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[simulation,data,plots,privacy,tensorboard,docs,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[simulation,data,plots,privacy,language,tensorboard,docs,dev]"
 	@touch $@
 
 demo: $(READY)

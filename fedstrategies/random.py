@@ -51,6 +51,7 @@ class Purpose(IntEnum):
     LOCAL_PRUNING = 10
     DOWNLINK = 11
     PRUNING = 12
+    CALIBRATION = 13
 
 
 def client_keys(seed: int, round: int, partition_ids: Tensor, purpose: Purpose) -> Tensor:

@@ -12,7 +12,9 @@ from torch import Tensor
 __all__ = ["save_model"]
 
 
-def save_model(named: Mapping[str, Tensor], path: Path) -> None:
+def save_model(
+    named: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write named arrays; a reader sees the old file or the new one, never a part.
 
     Parameters
@@ -21,12 +23,14 @@ def save_model(named: Mapping[str, Tensor], path: Path) -> None:
         Parameters under the model's names.
     path : Path
         Its folder is created.
+    metadata : mapping of str to str, optional
+        Texts in the file's header.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         arrays = {name: value.detach().cpu().clone() for name, value in named.items()}
-        save_file(arrays, partial)
+        save_file(arrays, partial, metadata=dict(metadata) if metadata else None)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -215,7 +215,7 @@ def test_nothing_unpickles() -> None:
 
 def test_the_mathematics_runs_where_neither_flower_nor_ray_is_installed() -> None:
     pure = ["compressors", "data", "layout", "objectives", "pruning", "random", "reduce"]
-    pure += ["sampling", "wire", "fedp3"]
+    pure += ["sampling", "wire", "fedp3", "language"]
     pure += [f"{room}.algorithm" for room in rooms()]
     pure += [f"{path.parent.name}.theory" for path in PACKAGE.glob("*/theory.py")]
     program = "import sys; sys.modules['flwr'] = sys.modules['ray'] = None\n" + "\n".join(

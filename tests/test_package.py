@@ -158,7 +158,7 @@ def providers() -> Mapping[str, list[str]]:
 
 
 def distributions(modules: set[str]) -> set[str]:
-    return {normalised(name) for module in modules for name in providers()[module]}
+    return {normalised(name) for module in modules for name in providers().get(module, [module])}
 
 
 def test_what_is_imported_is_required() -> None:
