@@ -22,6 +22,7 @@ import typer
 
 from fedstrategies import __version__
 from fedstrategies.cli.options import with_experiment_options
+from fedstrategies.cli.prune import prune_command
 from fedstrategies.cli.report import report_command
 from fedstrategies.experiment.families import ALGORITHMS
 from fedstrategies.experiment.options import ConfigError
@@ -202,6 +203,7 @@ def plot_command(
         raise ConfigError(f"plot: {error}") from None
 
 
+app.command("prune")(prune_command)
 app.command("report")(report_command)
 
 
