@@ -112,6 +112,7 @@ def test_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> 
         "fedstrategies.cli.model_info.print_model",
         "fedstrategies.experiment.doctor.examine",
         "fedstrategies.cli.tables.print_info",
+        "fedstrategies.experiment.language_pruning.prune_language_model",
     ):
         monkeypatch.setattr(place, stop)
     with pytest.raises(Reached):

@@ -1,0 +1,1 @@
+"""Post-training pruning of a small trained Llama: every method, three calibration seeds."""
