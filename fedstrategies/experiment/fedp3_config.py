@@ -32,9 +32,10 @@ class FedP3Config(ExperimentConfig):
     )
     pruning: str = option(
         "magnitude",
-        "which of them: the largest, or leading blocks (ordered)",
+        "which of them: the largest (magnitude), the most important by a criterion of prune that "
+        "needs no data (symmetric, ri, stochri), or leading blocks (ordered)",
         group="Layers",
-        choices=("magnitude", "ordered"),
+        choices=("magnitude", "symmetric", "ri", "stochri", "ordered"),
     )
     local_pruning: str = option(
         "fixed",

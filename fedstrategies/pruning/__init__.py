@@ -1,6 +1,7 @@
 """Layer groups of a model, and masks over its weights: global, local, ordered, post-training."""
 
 from fedstrategies.pruning.activations import ActivationStatistics
+from fedstrategies.pruning.calibrated import Calibrated
 from fedstrategies.pruning.calibration import calibrate
 from fedstrategies.pruning.criterion import Criterion, LayerCriterion, Magnitude
 from fedstrategies.pruning.global_pruning import (
@@ -60,6 +61,7 @@ __all__ = [
     "RIA",
     "ActivationStatistics",
     "Blocks",
+    "Calibrated",
     "Criterion",
     "Entry",
     "FixedPruning",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from fedstrategies.pruning.global_pruning import GlobalPruning, OrderedPruning, PruningLaw
+from fedstrategies.pruning.layer_criteria import RelativeImportance, StochRIA, Symmetric
 from fedstrategies.pruning.local_pruning import (
     FixedPruning,
     LocalPruning,
@@ -16,6 +18,9 @@ __all__ = ["GLOBAL_PRUNINGS", "LOCAL_PRUNINGS", "parse_global_pruning", "parse_l
 
 GLOBAL_PRUNINGS: Mapping[str, Callable[..., PruningLaw]] = {
     "magnitude": GlobalPruning,
+    "symmetric": partial(GlobalPruning, criterion=Symmetric()),
+    "ri": partial(GlobalPruning, criterion=RelativeImportance()),
+    "stochri": partial(GlobalPruning, criterion=StochRIA(activations=False)),
     "ordered": OrderedPruning,
 }
 """Names that `parse_global_pruning` knows."""
@@ -34,7 +39,9 @@ _WITH_RATIO: Mapping[str, Callable[..., LocalPruning]] = {
 
 
 def parse_global_pruning(text: str, *, keep: float | tuple[float, ...] = 1.0) -> PruningLaw:
-    """``magnitude`` or ``ordered``, at the share ``keep``.
+    """A criterion that needs no activations, or ``ordered``, at the share ``keep``.
+
+    Those that need activations are had as `Calibrated` criteria.
 
     Parameters
     ----------

@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedstrategies.pruning import (
+    ActivationStatistics,
+    Calibrated,
     GlobalPruning,
     LayerGroups,
+    Magnitude,
     OrderedPruning,
+    Wanda,
     layer_groups,
     parse_global_pruning,
 )
@@ -224,10 +228,34 @@ def test_impossible_shares_are_refused() -> None:
         GlobalPruning().mask(torch.ones(3), GROUPS, 0.5)
 
 
+def test_a_calibrated_criterion_prunes_by_its_activations() -> None:
+    module = small_cnn()
+    groups = layer_groups(module)
+    x = some_vector(groups.dimension)
+    entry = next(entry for entry in groups.entries if entry.name == "8.weight")
+    weight = x[entry.span].view(entry.shape)
+    inputs = torch.rand(20, entry.shape[1], generator=torch.Generator().manual_seed(1))
+    known = ActivationStatistics.of(inputs * torch.logspace(-2, 2, entry.shape[1]), weight)
+    criterion = Calibrated(criterion=Wanda(), statistics={"8.weight": known}, fallback=Magnitude())
+    law = GlobalPruning(criterion=criterion)
+    mask = law.mask(x, groups, 0.5)
+    scores = weight.abs() * known.input_norms
+    kept = scores.flatten().argsort(descending=True)[: int(0.5 * entry.size)]
+    assert sorted(kept.tolist()) == mask[entry.span].nonzero().flatten().tolist()
+    plain = GlobalPruning().mask(x, groups, 0.5)
+    for other in groups.entries:
+        same = torch.equal(mask[other.span], plain[other.span])
+        assert same == (other.name != "8.weight")
+    with pytest.raises(ValueError, match="fallback wanda needs activations itself"):
+        Calibrated(criterion=Wanda(), statistics={}, fallback=Wanda())
+
+
 def test_laws_as_text() -> None:
     assert parse_global_pruning("magnitude", keep=0.7) == GlobalPruning(keep=0.7)
     assert parse_global_pruning("ordered", keep=(0.5, 0.7)) == OrderedPruning(keep=(0.5, 0.7))
-    for text in ("magnitude", "ordered"):
+    for text in ("magnitude", "ordered", "symmetric"):
         assert parse_global_pruning(text).spec == text
-    with pytest.raises(ValueError, match=r"the global prunings are magnitude, ordered"):
+    for text in ("ri", "stochri"):
+        assert parse_global_pruning(text).spec.startswith(f"{text}:")
+    with pytest.raises(ValueError, match=r"the global prunings are magnitude, symmetric"):
         parse_global_pruning("random")
