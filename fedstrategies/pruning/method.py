@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from inspect import signature
 from typing import Any, Literal
 
@@ -40,19 +41,18 @@ class PruningMethod:
     criterion : LayerCriterion
         Scores; the highest stay.
     per : {"row", "matrix"}
-        What an unstructured mask compares with one another. Swaps need ``row``.
+        What an unstructured mask compares with one another.
     regrowing : Regrowing or None
         Swaps after the mask; None: none.
-
-    Raises
-    ------
-    ValueError
-        If a method with swaps compares over the matrix.
+    fixed : str
+        Shell pattern of layers that keep their first mask; empty: none does. The authors of DSnoT
+        leave feed-forward layers so.
     """
 
     criterion: LayerCriterion
     per: Per = "row"
     regrowing: Regrowing | None = None
+    fixed: str = ""
 
     @property
     def needs_activations(self) -> bool:
@@ -98,7 +98,7 @@ class PruningMethod:
         """
         pattern = self.pattern(pattern)
         mask = pattern.mask(self.criterion.scores(weight, name=name, statistics=statistics))
-        if self.regrowing is None:
+        if self.regrowing is None or fnmatchcase(name, self.fixed):
             return mask
         if statistics is None:
             raise ValueError(f"swaps need the activations of {name!r}; calibrate the layer first")
@@ -164,11 +164,12 @@ def _dsnot(
     threshold: float = 0.1,
     variance_power: float = 1.0,
     same_sign: bool = False,
+    fixed: str = "",
 ) -> PruningMethod:
     swaps = Regrowing(
         cycles=cycles, threshold=threshold, variance_power=variance_power, same_sign=same_sign
     )
-    return PruningMethod(criterion=_initial(initial), regrowing=swaps)
+    return PruningMethod(criterion=_initial(initial), regrowing=swaps, fixed=fixed)
 
 
 def _r2_dsnot(
@@ -183,6 +184,7 @@ def _r2_dsnot(
     gamma_grow: float = 1e-4,
     gamma_prune: float = 1e-4,
     p: float = 1.0,
+    fixed: str = "",
 ) -> PruningMethod:
     swaps = Regrowing(
         cycles=cycles,
@@ -195,7 +197,7 @@ def _r2_dsnot(
         gamma_prune=gamma_prune,
         p=p,
     )
-    return PruningMethod(criterion=_initial(initial), regrowing=swaps)
+    return PruningMethod(criterion=_initial(initial), regrowing=swaps, fixed=fixed)
 
 
 def _initial(name: str) -> LayerCriterion:

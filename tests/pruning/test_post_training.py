@@ -251,6 +251,21 @@ def test_errors_come_before_anything_is_pruned() -> None:
         assert all(torch.equal(one, before[name]) for name, one in module.state_dict().items())
 
 
+def test_layers_may_keep_their_first_mask() -> None:
+    def zeros(method: str) -> dict[str, Tensor]:
+        tower = Tower()
+        prune_module(tower, token_batches(), method=parse_method(method), pattern=HALF)
+        state: dict[str, Tensor] = tower.state_dict()
+        return {name: value == 0 for name, value in state.items()}
+
+    first, all_swapped = zeros("wanda"), zeros("dsnot")
+    kept, swapped = zeros("dsnot:fixed=*.up"), "blocks.0.down.weight"
+    assert torch.equal(kept["blocks.0.up.weight"], first["blocks.0.up.weight"])
+    assert not torch.equal(all_swapped["blocks.0.up.weight"], first["blocks.0.up.weight"])
+    assert torch.equal(kept[swapped], all_swapped[swapped])
+    assert not torch.equal(kept[swapped], first[swapped])
+
+
 # ------------------------------------------------------------------------------------ specs
 
 
