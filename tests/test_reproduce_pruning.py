@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import pruning as scoring
 from fedstrategies.pruning import parse_method
-from simulations.reproduce.pruning.cells import METHODS, Cell, measure, read_cells
-from simulations.reproduce.pruning.report import BEGIN, END, label, write_report
+from simulations.reproduce.pruning.cells import METHODS, Cell, label, measure, read_cells
+from simulations.reproduce.pruning.report import BEGIN, END, write_report
 from tests.language.tiny import TEXT, tiny_llama, write_checkpoint, write_tokenizer
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "pruning.md"

@@ -26,6 +26,7 @@ __all__ = ["Subsets", "line_norms"]
 _ROWS, _COLUMNS = 0, 1
 # Lines at work at a time: what a subset gathers is as large as the lines it is taken from.
 _AT_A_TIME = 1 << 22
+_ROWS_AT_A_TIME = 16
 
 
 def line_norms(matrix: Tensor, axis: int, p: float) -> Tensor:
@@ -45,6 +46,9 @@ def line_norms(matrix: Tensor, axis: int, p: float) -> Tensor:
     For p other than 1 and infinity a line is divided by its largest entry first: the square of
     1e-20 is no float32.
     """
+    across = matrix if axis == 0 else matrix.T
+    if p == 1.0 and across.stride(1) == 1 and across.device.type == "cpu":
+        return _sums_of_rows(across)
     if p in (1.0, inf):
         whole: Tensor = torch.linalg.vector_norm(matrix, ord=p, dim=axis)
         return whole
@@ -52,6 +56,14 @@ def line_norms(matrix: Tensor, axis: int, p: float) -> Tensor:
     safe = torch.where(largest > 0, largest, torch.ones_like(largest))
     norms: Tensor = torch.linalg.vector_norm(matrix / safe, ord=p, dim=axis)
     return norms * largest.squeeze(axis)
+
+
+def _sums_of_rows(matrix: Tensor) -> Tensor:
+    """``sum_k |W_k:|``, some rows at a time: torch's own takes eight times as long."""
+    sums = matrix.new_zeros(matrix.shape[1])
+    for start in range(0, len(matrix), _ROWS_AT_A_TIME):
+        sums += matrix[start : start + _ROWS_AT_A_TIME].abs().sum(0)
+    return sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +122,10 @@ class Subsets:
             return line_norms(lines, 1, p)
         if self.shared:
             chosen = sample_without_replacement(keys, dimension, size)[0].to(lines.device)
-            norms = line_norms(lines.index_select(1, chosen), 1, p)
+            if lines.stride(1) == 1:
+                norms = line_norms(lines.index_select(1, chosen), 1, p)
+            else:  # columns: the rows that are looked at lie together in memory
+                norms = line_norms(lines.T.index_select(0, chosen), 0, p)
         else:
             norms = _own_norms(lines, p, keys, size)
         empty = (norms == 0).nonzero()[:, 0]

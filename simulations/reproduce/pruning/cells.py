@@ -27,7 +27,7 @@ from fedstrategies.pruning import (
     prune_module,
 )
 
-__all__ = ["METHODS", "PATTERNS", "SEEDS", "Cell", "measure", "read_cells"]
+__all__ = ["METHODS", "PATTERNS", "SEEDS", "Cell", "label", "measure", "read_cells"]
 
 METHODS = (
     "magnitude",
@@ -98,6 +98,13 @@ class _Texts:
     calibration: Tensor
     stories: Tensor
     wiki: Tensor
+
+
+def label(method: str) -> str:
+    """A method without the seed of its draws."""
+    name, _, options = method.partition(":")
+    kept = [one for one in options.split(",") if one and not one.startswith("seed=")]
+    return ":".join([name, ",".join(kept)] if kept else [name])
 
 
 def read_cells(runs: Path) -> list[Cell]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from fedstrategies.experiment.plots import COLOURS, INK, new_figure, save_figure, style_axes
-from simulations.reproduce.pruning.cells import DENSE, METHODS, PATTERNS, Cell
+from simulations.reproduce.pruning.cells import DENSE, METHODS, PATTERNS, Cell, label
 
 __all__ = ["draw"]
 
@@ -46,7 +46,9 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
     left.axhline(dense, color=INK, linewidth=1, linestyle=(0, (2, 1.2)), label="dense")
     style_axes(left, xlabel="sparsity", ylabel="perplexity on held-out stories")
     left.set_yscale("log")
-    left.legend(frameon=False, fontsize=8)
+    left.set_ylim(bottom=dense / 8)
+    left.set_xticks([float(one) for one in sparsities])
+    left.legend(frameon=False, fontsize=8, loc="lower left", ncols=2)
     names = [method for method in METHODS if _of(cells, method, "2:4")]
     names.sort(key=lambda method: -mean(_of(cells, method, "2:4")))
     for place, method in enumerate(names):
@@ -54,7 +56,7 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
         right.plot(found, [place] * len(found), "o", color=COLOURS[0], markersize=4)
     style_axes(right, xlabel="perplexity on held-out stories, 2:4", ylabel="")
     right.set_xscale("log")
-    right.set_yticks(range(len(names)), [name.replace("seed={seed}", "") for name in names])
+    right.set_yticks(range(len(names)), [label(name) for name in names])
     right.tick_params(axis="y", labelsize=7)
     save_figure(figure, path, "stories260K, calibrated on other stories")
 

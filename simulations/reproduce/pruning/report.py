@@ -8,10 +8,17 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.pages import replace_between
-from simulations.reproduce.pruning.cells import DENSE, METHODS, PATTERNS, Cell, read_cells
+from simulations.reproduce.pruning.cells import (
+    DENSE,
+    METHODS,
+    PATTERNS,
+    Cell,
+    label,
+    read_cells,
+)
 from simulations.reproduce.pruning.figure import draw
 
-__all__ = ["BEGIN", "END", "label", "write_report"]
+__all__ = ["BEGIN", "END", "write_report"]
 
 BEGIN, END = "<!-- perplexity:begin -->", "<!-- perplexity:end -->"
 _TEXTS = {"stories": "held-out stories", "wiki": "WikiText-2"}
@@ -39,13 +46,6 @@ def write_report(runs: Path, page: Path) -> None:
         _seconds(cells),
     ]
     replace_between(page, BEGIN, END, "\n\n" + "\n\n".join(parts) + "\n\n")
-
-
-def label(method: str) -> str:
-    """A method without the seed of its draws."""
-    name, _, options = method.partition(":")
-    kept = [one for one in options.split(",") if one and not one.startswith("seed=")]
-    return ":".join([name, ",".join(kept)] if kept else [name])
 
 
 def _of(cells: Iterable[Cell], method: str, pattern: str) -> list[Cell]:
