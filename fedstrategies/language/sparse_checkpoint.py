@@ -33,11 +33,18 @@ def save_sparse(named: Mapping[str, Tensor], pruned: Collection[str], path: Path
     Parameters
     ----------
     named : mapping of str to Tensor
-        As of ``state_dict()``; arrays that share memory are written once for each name.
+        As of ``state_dict()``, of any shape; what shares memory is written once for each name.
     pruned : collection of str
         Names of floating-point arrays with zeros.
     path : Path
         Written whole or not at all.
+
+    Raises
+    ------
+    WireError
+        If an array of ``pruned`` is not floating-point.
+    OSError
+        If the file cannot be written.
     """
     arrays: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}
@@ -57,6 +64,16 @@ def save_sparse(named: Mapping[str, Tensor], pruned: Collection[str], path: Path
 
 def load_sparse(path: Path) -> dict[str, Tensor]:
     """The arrays that `save_sparse` wrote, dense again, to the bit (a zero has no sign).
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict of str to Tensor
+        On the CPU, each with the shape and dtype it was saved with.
 
     Raises
     ------

@@ -24,7 +24,12 @@ _OPENERS: dict[str, Any] = {
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text, plain or as .xz, .gz or .bz2.
+    """A UTF-8 text.
+
+    Parameters
+    ----------
+    path : Path
+        Plain, or .xz, .gz or .bz2.
 
     Raises
     ------

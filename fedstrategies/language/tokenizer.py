@@ -34,6 +34,8 @@ class PieceTokenizer:
         By number; 1 begins a text, and 3 to 258 are single bytes.
     scores : tuple of float
         Of each; the highest is joined first.
+    begin : int
+        Number of the piece that begins a text.
     """
 
     pieces: tuple[bytes, ...]

@@ -227,7 +227,12 @@ PRUNING_METHODS: Mapping[str, Callable[..., PruningMethod]] = {
 
 
 def parse_method(text: str) -> PruningMethod:
-    """The method that ``text`` names, with its options: ``name:option=value,option=value``.
+    """The method that ``text`` names, with its options.
+
+    Parameters
+    ----------
+    text : str
+        ``name`` or ``name:option=value,option=value``; flags are ``yes`` or ``no``.
 
     Raises
     ------
@@ -270,7 +275,12 @@ def _value(text: str, option: str, value: str, default: Any) -> Any:
 
 
 def parse_pattern(text: str) -> SemiStructured:
-    """``n:m``, as in ``2:4``.
+    """The pattern that ``text`` names.
+
+    Parameters
+    ----------
+    text : str
+        ``n:m``, as in ``2:4``.
 
     Raises
     ------

@@ -83,6 +83,11 @@ def symwanda_scores_of(
     outputs : Tensor or None
         Y, shape (out, d); None: 0.
 
+    Returns
+    -------
+    Tensor
+        Shape (out, in).
+
     Raises
     ------
     ValueError
@@ -102,6 +107,16 @@ def symmetric_scores(weight: Tensor) -> Tensor:
     ----------
     weight : Tensor
         Shape (out, in).
+
+    Returns
+    -------
+    Tensor
+        Shape (out, in).
+
+    Raises
+    ------
+    ValueError
+        If the weight is no matrix.
     """
     matrix = _matrix(weight)
     return _weighed(matrix, rows=line_norms(matrix, 1, 2.0), columns=line_norms(matrix, 0, 2.0))
@@ -119,6 +134,16 @@ def relative_importance(weight: Tensor, *, p: float = 1.0) -> Tensor:
         Shape (out, in).
     p : float
         Of the norms: at least 1, or infinity.
+
+    Returns
+    -------
+    Tensor
+        Shape (out, in).
+
+    Raises
+    ------
+    ValueError
+        If the weight is no matrix.
     """
     matrix = _matrix(weight)
     rows, columns = line_norms(matrix, 1, p), line_norms(matrix, 0, p)
@@ -140,6 +165,11 @@ def ria_scores(
         a; with 0 this is RI.
     p : float
         Of the norms of RI.
+
+    Returns
+    -------
+    Tensor
+        Shape (out, in).
 
     Raises
     ------
@@ -174,12 +204,17 @@ def stochria_scores(
     name : str
         The weight's: two weights of one seed draw independently.
     input_norms : Tensor or None
-        If given, multiplied by ``||X_:j||_2^a``. The publication's formula has no activations,
-        in spite of its name.
+        ``||X_:j||_2``, shape (in,); scores are multiplied by its power a. The
+        publication's formula has no activations, in spite of its name.
     exponent : float
         a.
     p : float
         Of the norms.
+
+    Returns
+    -------
+    Tensor
+        Shape (out, in).
 
     Raises
     ------
