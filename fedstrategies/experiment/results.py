@@ -26,6 +26,7 @@ __all__ = [
     "Summary",
     "check_directory",
     "choose_directory",
+    "free_directory",
     "is_empty",
     "open_directory",
     "peak_memory_bytes",
@@ -150,7 +151,12 @@ def choose_directory(config: ExperimentConfig) -> Path:
     """``--out``, or the first free of ``runs/<algorithm>-<dataset>-<seed>``, -2, -3, ..."""
     if config.out is not None:
         return Path(config.out)
-    base = Path("runs") / f"{config.algorithm}-{config.dataset_name}-{config.seed}"
+    return free_directory(f"{config.algorithm}-{config.dataset_name}-{config.seed}")
+
+
+def free_directory(name: str) -> Path:
+    """The first of ``runs/NAME``, ``runs/NAME-2``, ... that is empty or not there."""
+    base = Path("runs") / name
     candidate, number = base, 1
     while candidate.exists() and not is_empty(candidate):
         number += 1
@@ -158,8 +164,10 @@ def choose_directory(config: ExperimentConfig) -> Path:
     return candidate
 
 
-def check_directory(directory: Path, *, overwrite: bool) -> None:
+def check_directory(directory: Path, *, overwrite: bool, resumable: bool = True) -> None:
     """Refuse a folder that cannot be written to, or holds something.
+
+    ``resumable``: whether what it holds might be gone on with.
 
     Raises
     ------
@@ -172,9 +180,10 @@ def check_directory(directory: Path, *, overwrite: bool) -> None:
     if not existing.is_dir():
         raise ConfigError(f"out: {existing} is not a folder")
     if existing == directory and not overwrite and not is_empty(directory):
+        resume = "--resume to go on with the run in it, " if resumable else ""
         raise ConfigError(
-            f"out: {directory} is not empty; add --resume to go on with the run in it, "
-            "--overwrite to replace it, or choose another folder"
+            f"out: {directory} is not empty; add {resume}--overwrite to replace it, or choose "
+            "another folder"
         )
     kept = directory / CHECKPOINTS
     if kept.exists() and not kept.is_dir():

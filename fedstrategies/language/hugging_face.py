@@ -40,7 +40,8 @@ def load_hugging_face(name: str) -> LanguageModel:
             "pip install 'fedstrategies[language]'"
         ) from None
     try:
-        module = AutoModelForCausalLM.from_pretrained(
+        # Whether its methods have types depends on the version that is installed, if any is.
+        module: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype="auto", use_safetensors=True, trust_remote_code=False
         )
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)

@@ -69,11 +69,16 @@ def test_quiet_and_overwrite(
     again = (*given, "--method", "ri", "--sparsity", 0.5, "--out", tmp_path / "out", "--quiet")
     assert fedstrategies("prune", *again) == (0, "", "")
     (tmp_path / "out" / "notes.txt").write_text("mine")
+    other = tmp_path / "out" / "another-run"
+    other.mkdir()
+    for name in ("model.safetensors", "summary.json"):
+        (other / name).write_text("mine")
     code, _, error = fedstrategies("prune", *again)
     assert code == 2
     assert "is not empty; add --overwrite" in error
     assert fedstrategies("prune", *again, "--overwrite") == (0, "", "")
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    assert [path.read_text() for path in other.iterdir()] == ["mine", "mine"]
 
 
 @pytest.mark.parametrize(

@@ -1,40 +1,42 @@
-"""Prune, evaluate, write, read back."""
+"""Prune and evaluate, one method after the other."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import isfinite
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from fedstrategies.durable import write_durably
 from fedstrategies.experiment.folder_lock import FolderLock
 from fedstrategies.experiment.language_pruning.config import PruneConfig
+from fedstrategies.experiment.language_pruning.files import (
+    MODEL,
+    SUMMARY,
+    clear,
+    folder_of,
+    state_of,
+    subfolder,
+    write_json,
+    write_sparse,
+)
 from fedstrategies.experiment.options import ConfigError
-from fedstrategies.experiment.results import is_empty, peak_memory_bytes
-from fedstrategies.experiment.writing import writing
+from fedstrategies.experiment.results import peak_memory_bytes
 from fedstrategies.language import (
     LanguageModel,
     Perplexity,
     calibration_batches,
     load_language_model,
-    load_sparse,
     perplexity,
     read_text,
-    save_sparse,
 )
 from fedstrategies.pruning import PrunedLayer, PruningMethod, linear_blocks, prune_module
 
-__all__ = ["MODEL", "SUMMARY", "PruneSummary", "prune_language_model"]
-
-MODEL, SUMMARY = "model.safetensors", "summary.json"
+__all__ = ["PruneSummary", "prune_language_model"]
 
 Tell = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and how much there is."""
@@ -110,7 +112,7 @@ def prune_language_model(
     WriteError
         If a file cannot be written.
     """
-    out = _folder(config)
+    out = folder_of(config)
     model = load_language_model(config.model, tokenizer=config.tokenizer)
     length = _length(config, model)
     model.module.to(_device(config))
@@ -139,17 +141,17 @@ def prune_language_model(
 
     before = evaluated("dense")
     several = len(config.methods) > 1
-    dense = {name: value.clone() for name, value in _state(model).items()} if several else {}
+    dense = {name: value.clone() for name, value in state_of(model).items()} if several else {}
     summaries: list[PruneSummary] = []
     with FolderLock(out):
-        _clear(out, overwrite=config.overwrite)
+        clear(out, config)
         for text, method in config.parsed_methods.items():
             if summaries:
                 model.module.load_state_dict(dense)
             seconds, peak, pruned = _prune(model, batches, method, config, partial(tell, text))
             after = evaluated(text)
-            folder = out / _slug(text) if several else out
-            size = _write(model, pruned, folder / MODEL)
+            folder = out / subfolder(text) if several else out
+            size = write_sparse(model, pruned, folder / MODEL)
             summary = PruneSummary(
                 model=config.model,
                 method=text,
@@ -169,40 +171,11 @@ def prune_language_model(
                 seed=config.seed,
                 out=str(folder),
             )
-            _write_json(asdict(summary), folder / SUMMARY)
+            write_json(asdict(summary), folder / SUMMARY)
             summaries.append(summary)
         if several:
-            _write_json({"methods": [asdict(summary) for summary in summaries]}, out / SUMMARY)
+            write_json({"methods": [asdict(summary) for summary in summaries]}, out / SUMMARY)
     return tuple(summaries)
-
-
-def _folder(config: PruneConfig) -> Path:
-    if config.out is None:
-        base = Path("runs") / f"prune-{Path(config.model).stem}"
-        out, number = base, 1
-        while out.exists() and not is_empty(out):
-            number += 1
-            out = base.with_name(f"{base.name}-{number}")
-        return out
-    existing = config.out
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise ConfigError(f"--out: {existing} is not a folder")
-    if existing == config.out and not config.overwrite and not is_empty(config.out):
-        raise ConfigError(
-            f"--out: {config.out} is not empty; add --overwrite, or choose another folder"
-        )
-    return config.out
-
-
-def _clear(out: Path, *, overwrite: bool) -> None:
-    """Remove an earlier run's files, and nothing else."""
-    if overwrite:
-        with writing(out):
-            for pattern in (MODEL, SUMMARY, f"*/{MODEL}", f"*/{SUMMARY}"):
-                for path in out.glob(pattern):
-                    path.unlink()
 
 
 def _length(config: PruneConfig, model: LanguageModel) -> int:
@@ -271,40 +244,5 @@ def _prune(
     return seconds, torch.cuda.max_memory_allocated() if on_cuda else None, pruned
 
 
-def _state(model: LanguageModel) -> Mapping[str, Tensor]:
-    state: dict[str, Tensor] = model.module.state_dict()
-    return state
-
-
-def _write(model: LanguageModel, pruned: tuple[PrunedLayer, ...], path: Path) -> int:
-    """Write the sparse file, read it back, and compare; its size."""
-    state = _state(model)
-    with writing(path):
-        save_sparse(state, {f"{layer.name}.weight" for layer in pruned}, path)
-    found = load_sparse(path)
-    for name, value in state.items():
-        if not torch.equal(found[name], value.cpu()):
-            raise RuntimeError(f"{path}: {name} is not what was written")
-    return path.stat().st_size
-
-
-def _write_json(content: Mapping[str, object], path: Path) -> None:
-    with writing(path):
-        write_durably(path, (json.dumps(_present(content), indent=2) + "\n").encode())
-
-
-def _present(content: object) -> object:
-    """Without what was not measured."""
-    if isinstance(content, Mapping):
-        return {key: _present(value) for key, value in content.items() if value is not None}
-    if isinstance(content, list):
-        return [_present(value) for value in content]
-    return content
-
-
 def _finite(value: float) -> float | None:
     return value if isfinite(value) else None
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in text)
