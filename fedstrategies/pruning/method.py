@@ -160,14 +160,17 @@ def _stochria(
 def _dsnot(
     *,
     initial: str = "wanda",
-    cycles: int = 50,
+    cycles: str = "auto",
     threshold: float = 0.1,
     variance_power: float = 1.0,
     same_sign: bool = False,
     fixed: str = "",
 ) -> PruningMethod:
     swaps = Regrowing(
-        cycles=cycles, threshold=threshold, variance_power=variance_power, same_sign=same_sign
+        cycles=_cycles(cycles),
+        threshold=threshold,
+        variance_power=variance_power,
+        same_sign=same_sign,
     )
     return PruningMethod(criterion=_initial(initial), regrowing=swaps, fixed=fixed)
 
@@ -175,7 +178,7 @@ def _dsnot(
 def _r2_dsnot(
     *,
     initial: str = "wanda",
-    cycles: int = 50,
+    cycles: str = "auto",
     threshold: float = 0.1,
     variance_power: float = 1.0,
     same_sign: bool = False,
@@ -187,7 +190,7 @@ def _r2_dsnot(
     fixed: str = "",
 ) -> PruningMethod:
     swaps = Regrowing(
-        cycles=cycles,
+        cycles=_cycles(cycles),
         threshold=threshold,
         variance_power=variance_power,
         same_sign=same_sign,
@@ -198,6 +201,14 @@ def _r2_dsnot(
         p=p,
     )
     return PruningMethod(criterion=_initial(initial), regrowing=swaps, fixed=fixed)
+
+
+def _cycles(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise ValueError(f"cycles = {text!r} is neither a whole number nor auto")
+    return int(text)
 
 
 def _initial(name: str) -> LayerCriterion:

@@ -37,7 +37,7 @@ def dsnot_row(
             break
         pruned = min(prunable, key=lambda r: (losses[r], r))
         after = error + gains[pruned] - gains[grown]
-        if same_sign and (after > 0) != positive_first:
+        if (same_sign or group is not None) and (after > 0) != positive_first:
             break
         kept[grown], kept[pruned] = True, False
         free[grown] = free[pruned] = False

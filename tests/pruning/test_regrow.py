@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -46,6 +48,7 @@ def regrown(seed: int, pattern: Pattern, how: Regrowing) -> tuple[Tensor, Regrow
 seeds = st.integers(0, 2**32 - 1)
 ingredients = st.builds(
     Regrowing,
+    cycles=st.sampled_from([None, 3, 50]),
     same_sign=st.booleans(),
     exponent=st.sampled_from([0.0, 0.5, 1.0]),
     reweigh=st.sampled_from(["none", "grow", "prune"]),
@@ -68,7 +71,7 @@ def test_with_its_ingredients_off_it_is_dsnot(
 ) -> None:
     plain = Regrowing.r2(reweigh="none", exponent=1.0, gamma_grow=0.0, gamma_prune=0.0)
     assert plain == Regrowing()
-    how = Regrowing(same_sign=same_sign, threshold=threshold)
+    how = Regrowing(cycles=50, same_sign=same_sign, threshold=threshold)
     before, done = regrown(seed, pattern, how)
     weight, activations = problem(seed)
     tokens = activations.reshape(-1, weight.shape[1])
@@ -95,7 +98,7 @@ def test_swaps_keep_the_numbers_of_zeros(seed: int, pattern: Pattern, how: Regro
         assert done.mask.view(-1, pattern.of).sum(1).unique().tolist() == [pattern.kept]
     # Nothing is swapped twice.
     assert torch.equal((done.mask != before).sum(1), 2 * done.swaps)
-    assert int(done.swaps.max()) <= how.cycles
+    assert int(done.swaps.max()) <= how.most_swaps(before.shape[1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,9 +106,7 @@ def test_swaps_keep_the_numbers_of_zeros(seed: int, pattern: Pattern, how: Regro
 def test_the_error_is_what_was_pruned_and_does_not_grow(
     seed: int, pattern: Pattern, how: Regrowing
 ) -> None:
-    how = Regrowing(
-        same_sign=True, exponent=how.exponent, reweigh=how.reweigh, threshold=how.threshold
-    )
+    how = replace(how, same_sign=True, gamma_grow=0.0, gamma_prune=0.0)
     before, done = regrown(seed, pattern, how)
     weight, activations = problem(seed)
     gains = weight * activations.reshape(-1, weight.shape[1]).sum(0) / 3
@@ -121,16 +122,36 @@ def test_of_wide_rows_the_mean_output_comes_closer_to_the_dense_one() -> None:
     weight, activations = problem(1, outputs=100, inputs=400)
     statistics = ActivationStatistics.of(activations, weight, samples=3)
     before = PATTERNS[1].mask(Wanda().scores(weight, name="", statistics=statistics))
-    done = regrow(weight, before, statistics=statistics, pattern=PATTERNS[1])
+    how = Regrowing(cycles=50)
+    done = regrow(weight, before, statistics=statistics, pattern=PATTERNS[1], settings=how)
     mean = activations.reshape(-1, 400).mean(0)
     shifts = (weight * ~done.mask @ mean).abs() / (weight * ~before @ mean).abs()
     assert float((shifts < 1).double().mean()) > 0.9
     assert float(shifts.median()) < 0.5
 
 
+def test_shorter_rows_may_make_the_same_share_of_swaps() -> None:
+    assert [Regrowing().most_swaps(n) for n in (1, 64, 82, 172, 2048, 4096, 11008)] == [
+        *(1, 1, 2, 3, 25, 50, 50)
+    ]
+    assert Regrowing(cycles=7).most_swaps(64) == 7
+    swaps = [regrown(seed, PATTERNS[0], Regrowing(threshold=0.0))[1].swaps for seed in range(20)]
+    assert int(torch.stack(swaps).max()) == 1
+
+
+def test_of_n_m_a_row_stops_before_its_error_changes_its_sign() -> None:
+    stopped = 0
+    for seed in range(30):
+        _, done = regrown(seed, PATTERNS[2], Regrowing(cycles=50))
+        assert torch.equal(done.error.sign(), done.error_before.sign())
+        stopped += int((done.swaps < 4).sum())
+    assert stopped > 0
+
+
 @BY_PATTERN
 def test_each_ingredient_changes_masks(pattern: Pattern) -> None:
     def masks(how: Regrowing) -> Tensor:
+        how = replace(how, cycles=50)
         return torch.stack([regrown(seed, pattern, how)[1].mask for seed in range(30)])
 
     plain = masks(Regrowing())
@@ -182,6 +203,12 @@ def test_what_does_not_fit_is_refused() -> None:
     statistics = ActivationStatistics.of(activations, weight)
     with pytest.raises(ValueError, match="with a mask of"):
         regrow(weight, weight[1:] > 0, statistics=statistics, pattern=PATTERNS[0])
-    for wrong in ({"threshold": -1.0}, {"p": 0.5}, {"exponent": float("nan")}, {"reweigh": "both"}):
+    for wrong in (
+        {"threshold": -1.0},
+        {"cycles": -1},
+        {"p": 0.5},
+        {"exponent": float("nan")},
+        {"reweigh": "both"},
+    ):
         with pytest.raises(ValueError, match="="):
             Regrowing(**wrong)  # type: ignore[arg-type]

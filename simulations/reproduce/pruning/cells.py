@@ -47,7 +47,13 @@ METHODS = (
     "r2-dsnot:fixed=*feed_forward*",
     "dsnot:same_sign=yes",
     "r2-dsnot:same_sign=yes",
+    "r2-dsnot:reweigh=prune",
     "r2-dsnot:same_sign=yes,reweigh=prune",
+    "dsnot:cycles=50",
+    "dsnot:cycles=50,fixed=*feed_forward*",
+    "dsnot:cycles=50,same_sign=yes",
+    "r2-dsnot:cycles=50",
+    "r2-dsnot:cycles=50,same_sign=yes",
 )
 """As `parse_method` reads them; ``{seed}`` is the cell's, for methods that draw."""
 

@@ -18,8 +18,8 @@ _SHOWN = {
     "ria": "RIA",
     "ria:per=row": "RIA, per row",
     "dsnot": "DSnoT",
-    "dsnot:same_sign=yes": "DSnoT, same-sign rule",
-    "r2-dsnot:same_sign=yes": "R²-DSnoT, same-sign rule",
+    "r2-dsnot": "R²-DSnoT",
+    "dsnot:cycles=50": "DSnoT, 50 swaps a row",
 }
 _MARKERS = "osD^vPX"
 
