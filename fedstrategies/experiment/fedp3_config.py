@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING
 
 from fedstrategies.experiment.config import ExperimentConfig
 from fedstrategies.experiment.options import ConfigError, option
 from fedstrategies.experiment.scafflix_config import LOCAL_EPOCHS_HELP
 
+if TYPE_CHECKING:
+    from fedstrategies.fedp3.calibration import Calibration
+
 __all__ = ["FedP3Config"]
+
+_CALIBRATED = ("wanda", "output-wanda", "symwanda", "ria", "stochria")
+"""Criteria of P_i that look at activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +40,30 @@ class FedP3Config(ExperimentConfig):
     )
     pruning: str = option(
         "magnitude",
-        "which of them: the largest (magnitude), the most important by a criterion of prune that "
-        "needs no data (symmetric, ri, stochri), or leading blocks (ordered)",
+        "which of them: the largest (magnitude), the most important by a criterion of prune, of "
+        "weights alone (symmetric, ri, stochri) or with activations that clients tell (wanda, "
+        "output-wanda, symwanda, ria, stochria), or leading blocks (ordered)",
         group="Layers",
-        choices=("magnitude", "symmetric", "ri", "stochri", "ordered"),
+        choices=(
+            *("magnitude", "symmetric", "ri", "stochri"),
+            *_CALIBRATED,
+            "ordered",
+        ),
+    )
+    calibrate_every: int | None = option(
+        None,
+        "rounds from one telling of activations to the next, where --pruning needs some; unset: 1",
+        group="Layers",
+        metavar="E",
+        at_least=1,
+    )
+    calibrate_norm: float | None = option(
+        None,
+        "norm that the activations of no example exceed, with --epsilon: what noise is a multiple "
+        "of",
+        group="Layers",
+        metavar="C",
+        above=0,
     )
     local_pruning: str = option(
         "fixed",
@@ -92,6 +120,7 @@ class FedP3Config(ExperimentConfig):
             raise ConfigError("prox: fedp3 has no regulariser R; use --l2")
         self._validate_shares()
         self._validate_specs()
+        self._validate_calibration()
 
     def _validate_privacy(self) -> None:
         if not self.private:
@@ -105,6 +134,35 @@ class FedP3Config(ExperimentConfig):
         if self.trained not in (None, "assigned"):
             raise ConfigError("trained: a private client trains what it releases (assigned)")
         self._set("trained", "assigned")
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """When clients tell of activations; None where P_i needs none."""
+        if self.pruning not in _CALIBRATED:
+            return None
+        from fedstrategies.fedp3.calibration import Calibration
+
+        norm = inf if self.calibrate_norm is None else self.calibrate_norm
+        return Calibration(every=self.calibrate_every or 1, max_norm=norm)
+
+    def _validate_calibration(self) -> None:
+        if self.pruning in _CALIBRATED:
+            if self.private and self.calibrate_norm is None:
+                raise ConfigError(
+                    f"calibrate-norm: is missing; pruning by {self.pruning} asks private clients "
+                    "for activations, and noise is a multiple of that norm"
+                )
+            if self.max_update_norm is not None:
+                raise ConfigError(
+                    f"max-update-norm: it bounds moves of the model, and pruning by {self.pruning} "
+                    "asks clients for activations too; leave one of them out"
+                )
+            return
+        for name in ("calibrate_every", "calibrate_norm"):
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"{name.replace('_', '-')}: pruning by {self.pruning} needs no activations"
+                )
 
     def _validate_shares(self) -> None:
         try:

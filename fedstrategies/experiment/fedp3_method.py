@@ -56,6 +56,7 @@ class FedP3Method(Method):
             groups=self.groups,
             layers=parse_layer_choice(config.layers),
             pruning=parse_global_pruning(config.pruning, keep=config.shares),
+            calibration=config.calibration,
             local_pruning=parse_local_pruning(config.local_pruning),
             aggregation=parse_aggregation(config.aggregation),
             local_steps=self.local_steps,
@@ -77,9 +78,10 @@ class FedP3Method(Method):
         )
 
     def releases(self) -> list[int]:
-        """K_i gradients a participation."""
-        rounds = self.config.rounds
-        steps = [self.local_steps] * rounds
+        """K_i gradients a participation, and one of activations where they are asked for."""
+        rounds, calibration = self.config.rounds, self.config.calibration
+        more = [int(calibration is not None and calibration.due(t + 1)) for t in range(rounds)]
+        steps = [tuple(k + further for k in self.local_steps) for further in more]
         return count_releases(self.config.clients, self.cohorts(rounds), steps)
 
     @property

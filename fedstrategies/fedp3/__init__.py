@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         parse_aggregation,
     )
     from fedstrategies.fedp3.algorithm import FedP3Rule, LocalTraining
+    from fedstrategies.fedp3.calibration import Calibration
     from fedstrategies.fedp3.capacity import CapacityLayers, parse_layer_choice
     from fedstrategies.fedp3.client import FedP3Client
     from fedstrategies.fedp3.frames import Downlink
@@ -43,6 +44,7 @@ __all__ = [
     "Aggregation",
     "AllLayers",
     "Attention",
+    "Calibration",
     "CapacityLayers",
     "Downlink",
     "ExpectedBytes",
@@ -78,6 +80,7 @@ _HOMES = {
         "parse_aggregation",
     ),
     "algorithm": ("FedP3Rule", "LocalTraining"),
+    "calibration": ("Calibration",),
     "capacity": ("CapacityLayers", "parse_layer_choice"),
     "client": ("FedP3Client",),
     "frames": ("Downlink",),

@@ -35,7 +35,7 @@ from fedstrategies.compressors import Payload
 from fedstrategies.fedp3.frames import Downlink
 from fedstrategies.memoryless import MemorylessRule, whole
 from fedstrategies.objectives import BatchedObjective
-from fedstrategies.pruning import FixedPruning, LayerGroups, LocalPruning
+from fedstrategies.pruning import FixedPruning, LayerGroups, LocalPruning, SquaredActivations
 from fedstrategies.random import Purpose, derived_keys
 
 __all__ = ["FedP3Rule", "LocalTraining", "Trained"]
@@ -167,12 +167,15 @@ class FedP3Rule(MemorylessRule):
         K_i, one per row of the objective.
     trained : str
         ``all`` or ``assigned``.
+    activations : SquaredActivations or None
+        What it tells of the model it received, behind the layers; None: nothing.
     """
 
     downlink: Downlink
     training: LocalTraining
     local_steps: tuple[int, ...]
     trained: Trained = "all"
+    activations: SquaredActivations | None = None
 
     @cached_property
     def _steps(self) -> Tensor:
@@ -196,7 +199,10 @@ class FedP3Rule(MemorylessRule):
         *,
         clients: Tensor | None = None,
     ) -> tuple[Payload, Tensor]:
-        """The layers in L_i after K_i local steps, end to end, and losses of the first step."""
+        """The layers in L_i after K_i local steps, end to end, and losses of the first step.
+
+        Behind the layers, if asked for, is what `SquaredActivations` finds in the model received.
+        """
         steps = self._steps
         points, losses = self.training.run(
             x,
@@ -207,7 +213,16 @@ class FedP3Rule(MemorylessRule):
             trainable=self.trainable(x),
             clients=clients,
         )
-        return whole(points[:, self.downlink.own]), losses
+        sent = points[:, self.downlink.own]
+        if self.activations is not None:
+            told = objective.mean_statistics(x, self.activations, clients=clients)
+            sent = torch.cat([sent, told.to(sent)], dim=1)
+        return whole(sent), losses
+
+    @property
+    def further_releases(self) -> int:
+        """Of a private client, beside its local steps."""
+        return int(self.activations is not None)
 
     def trainable(self, x: Tensor) -> Tensor | None:
         """What the local steps move, bool (d,), for a model as received; None: everything."""
@@ -216,11 +231,12 @@ class FedP3Rule(MemorylessRule):
         return None if len(self.lengths) == 1 else ~self.downlink.pruned.to(x.device) | (x != 0)
 
     def template(self, dimension: int, dtype: torch.dtype) -> Payload:
-        """The layers in L_i, dense."""
-        return whole(torch.zeros((1, int(self.downlink.own.sum())), dtype=dtype))
+        """The layers in L_i, dense, and what is told of activations."""
+        told = 0 if self.activations is None else self.activations.dimension
+        return whole(torch.zeros((1, int(self.downlink.own.sum()) + told), dtype=dtype))
 
     def origin(self, sent: Tensor) -> Tensor:
-        """The model on L_i, which is all that an upload holds."""
+        """The model on L_i, which is all that an upload without activations holds."""
         return sent[self.downlink.own]
 
     def row(self, index: int) -> FedP3Rule:

@@ -114,9 +114,16 @@ class FedP3Client(BaseClient):
         Raises
         ------
         ValueError
-            If the server asks for anything else.
+            If the server asks for anything else, or for activations of a client that hides its
+            messages.
         """
-        return rule_of(constants, spec, self.groups)
+        rule = rule_of(constants, spec, self.groups)
+        if rule.activations is not None and self.messages is not None:
+            raise ValueError(
+                "the server asks for activations, and message_privacy hides moves of the model "
+                "only; leave the strategy's calibration out, or protect records (privacy)"
+            )
+        return rule
 
     def at_work(self, rule: ClientRule) -> Objective:
         """f_i; a private client releases L_i alone, clipped jointly over it.

@@ -1,19 +1,21 @@
 """A `FedP3Rule` as it travels: numbers, and a short text.
 
 constants   p_i, gamma, max_norm, then L_i in words of 32 groups, then K_i
-spec        "fedp3/unstructured/uniform:q=0.5/all": how P_i keeps, Q, what is trained
+spec        "fedp3/unstructured/uniform:q=0.5/all": how P_i keeps, Q, what is trained;
+            with "/squares:C" behind it in a round of calibration
 """
 
 from __future__ import annotations
 
 from fedstrategies.fedp3.algorithm import FedP3Rule, LocalTraining, Trained
 from fedstrategies.fedp3.frames import Downlink
-from fedstrategies.pruning import LayerGroups, parse_local_pruning
+from fedstrategies.pruning import LayerGroups, SquaredActivations, parse_local_pruning
 
 __all__ = ["rule_of", "settings_of"]
 
 _WORD = 32
 _KEPT = {"unstructured": False, "ordered": True}
+_SQUARES = "squares:"
 _TRAINED: dict[str, Trained] = {"all": "all", "assigned": "assigned"}
 
 
@@ -27,7 +29,10 @@ def settings_of(rule: FedP3Rule) -> tuple[tuple[float, ...], str]:
     )
     constants = (link.keep, training.stepsize, training.max_norm, *map(float, words))
     kept = "ordered" if link.ordered else "unstructured"
-    return constants, f"fedp3/{kept}/{training.pruning.spec}/{rule.trained}"
+    spec = f"fedp3/{kept}/{training.pruning.spec}/{rule.trained}"
+    if rule.activations is not None:
+        spec += f"/{_SQUARES}{rule.activations.max_norm!r}"
+    return constants, spec
 
 
 def rule_of(constants: tuple[float, ...], spec: str, groups: LayerGroups) -> FedP3Rule:
@@ -38,7 +43,10 @@ def rule_of(constants: tuple[float, ...], spec: str, groups: LayerGroups) -> Fed
     ValueError
         If the settings are none of FedP3's, or of a model with other layer groups.
     """
-    parts = spec.split("/")
+    parts, squares = spec.split("/"), None
+    if len(parts) == 5 and parts[4].startswith(_SQUARES):
+        norm = float(parts.pop().removeprefix(_SQUARES))
+        squares = SquaredActivations(groups=groups, max_norm=norm)
     count = -(-len(groups) // _WORD)
     known = len(parts) == 4 and parts[0] == "fedp3" and parts[1] in _KEPT and parts[3] in _TRAINED
     if not known or len(constants) != 4 + count:
@@ -58,4 +66,5 @@ def rule_of(constants: tuple[float, ...], spec: str, groups: LayerGroups) -> Fed
         ),
         local_steps=(int(constants[-1]),),
         trained=_TRAINED[parts[3]],
+        activations=squares,
     )

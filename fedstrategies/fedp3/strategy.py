@@ -12,10 +12,11 @@ from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedstrategies.compressors import Floats
 from fedstrategies.fedp3.aggregation import Aggregation, Simple, Weighted, aggregate
 from fedstrategies.fedp3.algorithm import FedP3Rule, LocalTraining, Trained
+from fedstrategies.fedp3.calibration import Calibration, gathering_for
 from fedstrategies.fedp3.client_level import ClientLevelMechanism
+from fedstrategies.fedp3.collected import collect
 from fedstrategies.fedp3.frames import Downlink
 from fedstrategies.fedp3.head import PersonalHead
 from fedstrategies.fedp3.layer_choice import AllLayers, LayerChoice, uncovered
@@ -50,6 +51,8 @@ class FedP3(BaseStrategy):
         L_i, the groups that a client gets whole, trains and sends. None: all.
     pruning : PruningLaw or None
         P_i, what the client gets of the other groups. None: all of them.
+    calibration : Calibration or None
+        When clients tell of activations, for a P_i by a criterion that needs them (`Wanda`).
     local_pruning : LocalPruning or None
         Q_i, on which part of its model each local step is taken. None: all.
     aggregation : Aggregation or None
@@ -106,6 +109,7 @@ class FedP3(BaseStrategy):
         groups: LayerGroups,
         layers: LayerChoice | None = None,
         pruning: PruningLaw | None = None,
+        calibration: Calibration | None = None,
         local_pruning: LocalPruning | None = None,
         aggregation: Aggregation | None = None,
         local_steps: int | Sequence[int] = 1,
@@ -136,6 +140,14 @@ class FedP3(BaseStrategy):
         self.max_norm = max_norm
         self.trained: Trained = trained
         self.personal_head = personal_head
+        self.calibration = calibration
+        self.calibration = calibration
+        self.gathering = gathering_for(calibration, self.pruning, groups)
+        if self.gathering is not None and (self.message_privacy or self.max_update_norm):
+            raise ValueError(
+                "calibration: message_privacy and max_update_norm bound how far a client moves the "
+                "model, and what it tells of activations is no such move; leave one of them out"
+            )
         if self.message_privacy is not None and not isinstance(self.aggregation, Simple):
             raise ValueError(
                 f"message_privacy: aggregation {self.aggregation.spec} weights clients by what "
@@ -204,14 +216,21 @@ class FedP3(BaseStrategy):
         self._last_round = self.round + num_rounds
 
     def method_state(self) -> Mapping[str, object]:
-        """The server's secret under ``message_privacy``.
+        """The server's secret under ``message_privacy``, and what was told of activations.
 
         A round that is made again from the same messages is then the same release.
         """
-        return {} if self._mechanism is None else {"secret": self._mechanism.secret.key}
+        state: dict[str, object] = {}
+        if self._mechanism is not None:
+            state["secret"] = self._mechanism.secret.key
+        if self.gathering is not None:
+            state["activations"] = self.gathering.means
+        return state
 
     def set_method_state(self, state: Mapping[str, Any]) -> None:
-        """The server's secret under ``message_privacy``."""
+        """See `method_state`."""
+        if self.gathering is not None:
+            self.gathering.means = state["activations"]
         if self._mechanism is not None:
             self._mechanism = self._mechanism.with_key(state["secret"])
 
@@ -238,9 +257,10 @@ class FedP3(BaseStrategy):
             share = 1.0 if all(own) else self.pruning.share(client)
             alike.setdefault((own, share), []).append(client)
         shares = dict.fromkeys(share for _, share in alike)
-        masks = {p: self.pruning.mask(self.x, self.groups, p) for p in shares if p < 1.0}
+        law = self.pruning if self.gathering is None else self.gathering.law
+        masks = {p: law.mask(self.x, self.groups, p) for p in shares if p < 1.0}
         return [
-            self._assignment(self._link(own, share), masks.get(share), clients)
+            self._assignment(self._link(own, share), masks.get(share), clients, round)
             for (own, share), clients in alike.items()
         ]
 
@@ -251,13 +271,16 @@ class FedP3(BaseStrategy):
         made = Downlink(groups=self.groups, assigned=own, keep=share, ordered=ordered)
         return self._links.setdefault((own, share), made)
 
-    def _assignment(self, link: Downlink, mask: Tensor | None, clients: list[int]) -> Assignment:
+    def _assignment(
+        self, link: Downlink, mask: Tensor | None, clients: list[int], round: int
+    ) -> Assignment:
         point, parts = link.split(self.x, mask)
         rule = FedP3Rule(
             downlink=link,
             training=self._training,
             local_steps=self.local_steps,
             trained=self.trained,
+            activations=None if self.gathering is None else self.gathering.asked(round),
         )
         constants, spec = settings_of(rule)
         return Assignment(
@@ -272,39 +295,24 @@ class FedP3(BaseStrategy):
 
     def server_update(self, x: Tensor, deliveries: Sequence[Delivery]) -> Update:
         """Every layer becomes the mean of those that were sent."""
-        count = sum(len(delivery.partition_ids) for delivery in deliveries)
-        # Left as it is where nothing was sent: nobody reads it, and its pages cost nothing.
-        rows = x.new_empty((count, len(x)))
-        sent = torch.zeros((count, len(self.groups)), dtype=torch.bool)
-        start = 0
-        for delivery in deliveries:
-            rule, values = delivery.assignment.rule, delivery.payload.values
-            assert isinstance(rule, FedP3Rule)
-            assert isinstance(values, Floats)
-            stop = start + len(delivery.partition_ids)
-            sent[start:stop] = torch.tensor(rule.downlink.assigned)
-            first = 0
-            models = values.data
-            if self._mechanism is not None:
-                models = self._mechanism.clip(models, x[rule.downlink.own])
-            for part in rule.downlink.own_slices:
-                last = first + part.stop - part.start
-                rows[start:stop, part] = models[:, first:last]
-                first = last
-            start = stop
-        ids = torch.cat([delivery.partition_ids for delivery in deliveries])
+        clip = None if self._mechanism is None else self._mechanism.clip
+        found = collect(x, deliveries, self.groups, clip=clip)
         mean = aggregate(
-            rows,
-            sent,
+            found.rows,
+            found.sent,
             x,
             self.groups,
-            partition_ids=ids,
+            partition_ids=found.partition_ids,
             aggregation=self.aggregation,
             aggregator=self.aggregator,
         )
-        if self._mechanism is None:
+        if self._mechanism is not None:
+            mean = self._mechanism.hide(mean, found.sent, self.groups, self.round + 1)
+        gathering = self.gathering
+        if gathering is None or not found.told.shape[1]:
             return Update(x=mean)
-        return Update(x=self._mechanism.hide(mean, sent, self.groups, self.round + 1))
+        means = gathering.mean(found.told, found.partition_ids, aggregator=self.aggregator)
+        return Update(x=mean, follow=lambda: setattr(gathering, "means", means))
 
     def evaluation_constants(self, partition: int) -> tuple[float, ...]:
         """Steps and step size of the personal head, after the last round."""

@@ -19,13 +19,14 @@ _MOST_MECHANISMS = 16
 
 
 def work_of(rule: ClientRule) -> int:
-    """Gradient steps of one request, up to a factor that is the client's own and stays the same.
+    """Releases of one request, up to a factor that is the client's own and stays the same.
 
-    ``rule.local_steps``, of which a rule with a number for each client has one here; 1 for a rule
-    that has no such attribute.
+    ``rule.local_steps``, of which a rule with a number for each client has one here, or 1 for a
+    rule that has no such attribute; and ``rule.further_releases``, if it has that.
     """
     steps: int | tuple[int, ...] = getattr(rule, "local_steps", 1)
-    return max(steps) if isinstance(steps, tuple) else steps
+    further: int = getattr(rule, "further_releases", 0)
+    return further + (max(steps) if isinstance(steps, tuple) else steps)
 
 
 def read_ledger(data: object) -> PrivacyLedger:

@@ -25,6 +25,7 @@ from fedstrategies.objectives.resnet import resnet18_classifier
 from fedstrategies.objectives.smoothness import Smoothness, logistic_smoothness
 from fedstrategies.objectives.softmax import minimise_softmax, softmax_smoothness
 from fedstrategies.objectives.solve import Solution, SolveError, minimise
+from fedstrategies.objectives.statistic import ExampleStatistic
 from fedstrategies.objectives.torch_objective import TorchObjective
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "BatchedObjective",
     "Box",
     "ExactLocalSolver",
+    "ExampleStatistic",
     "FLIXObjectives",
     "LastPoint",
     "LocalOptimum",

@@ -14,9 +14,13 @@ from fedstrategies.objectives.batch_norm import layers_using_the_batch
 from fedstrategies.objectives.drawless import loss_draws_nothing
 from fedstrategies.objectives.examples import Examples
 from fedstrategies.objectives.module_pass import Loss, ModulePass, OpenPass
+from fedstrategies.objectives.statistic import ExampleStatistic
 from fedstrategies.random import sample_without_replacement
 
 __all__ = ["AutogradClient"]
+
+_WATCHED = 256
+"""Examples that pass at a time while something looks at each."""
 
 _Batch = tuple[float, Tensor, Tensor]
 _Result = TypeVar("_Result")
@@ -81,17 +85,66 @@ class AutogradClient:
         work : callable
             Given a function of features that returns the scores; may be called twice.
         """
-        passes = self.passes
         point = self._point(x)
-        statistics: dict[str, Tensor] = {}
-        if layers_using_the_batch(passes.module):
-            statistics = self.statistics(point)
+        fixed = self._fixed(point)
 
         def evaluate(run: OpenPass) -> _Result:
             with torch.no_grad(), run.evaluating():
-                return work(lambda features: run.scores(point, features, statistics))
+                return work(lambda features: run.scores(point, features, fixed))
 
-        return passes.used(None, evaluate, others_draw=self._others_draw)
+        return self.passes.used(None, evaluate, others_draw=self._others_draw)
+
+    def total(
+        self,
+        x: Tensor,
+        statistic: ExampleStatistic,
+        *,
+        rows: Tensor | None = None,
+        weigh: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """The sum of a statistic over examples: float64, shape (S,), where x is.
+
+        Parameters
+        ----------
+        x : Tensor
+            Shape (d,).
+        statistic : ExampleStatistic
+            What is asked of each.
+        rows : Tensor or None
+            int64 row numbers, shape (b,); None: all.
+        weigh : callable or None
+            What is added up of a batch's vectors (B, S) in their place; None: they as they are.
+
+        Raises
+        ------
+        ValueError
+            If the statistic cannot tell the examples of a batch apart.
+        """
+        point = self._point(x)
+        fixed = self._fixed(point)
+        chosen = torch.arange(len(self.examples)) if rows is None else rows
+        chunks = torch.split(chosen, min(_WATCHED, self.chunk_size or _WATCHED))
+
+        def evaluate(run: OpenPass) -> Tensor:
+            total = torch.zeros(statistic.dimension, dtype=torch.float64, device=point.device)
+            watching = statistic.watching(run.replica.module)
+            with torch.no_grad(), run.evaluating(), watching as seen:
+                for chunk in chunks if len(chosen) else ():
+                    run.scores(point, self._take(chunk)[0], fixed)
+                    values = seen()
+                    if len(values) != len(chunk):
+                        raise ValueError(
+                            f"{len(chunk)} examples gave {len(values)} rows of activations: "
+                            f"{type(self.passes.module).__name__} does not keep its examples apart"
+                        )
+                    total += (values if weigh is None else weigh(values)).sum(0)
+            return total
+
+        return self.passes.used(None, evaluate, others_draw=self._others_draw).to(x.device)
+
+    def _fixed(self, point: Tensor) -> dict[str, Tensor]:
+        """Of batch normalisations that would use the batch; nothing where there are none."""
+        return self.statistics(point) if layers_using_the_batch(self.passes.module) else {}
 
     def statistics(self, point: Tensor) -> dict[str, Tensor]:
         """What batch normalisations are given over all examples; see `batch_norm`."""

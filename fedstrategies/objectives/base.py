@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedstrategies.layout import Layout
+from fedstrategies.objectives.statistic import ExampleStatistic
 
 __all__ = ["BatchedObjective", "Objective"]
 
@@ -97,6 +98,31 @@ class Objective(ABC):
         """
         raise NotImplementedError(
             f"{type(self).__name__} has no at_rows, which training in shuffled passes needs"
+        )
+
+    def mean_statistic(self, x: Tensor, statistic: ExampleStatistic) -> Tensor:
+        """The mean of a statistic over this client's examples.
+
+        Parameters
+        ----------
+        x : Tensor
+            The model that the examples pass through, shape (d,).
+        statistic : ExampleStatistic
+            What is asked of each.
+
+        Returns
+        -------
+        Tensor
+            float64, shape (S,).
+
+        Raises
+        ------
+        NotImplementedError
+            If no module stands behind the objective.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no layers whose activations could be looked at; a "
+            "TorchObjective has"
         )
 
     @abstractmethod
@@ -207,6 +233,20 @@ class BatchedObjective(ABC):
         tuple of Tensor
             Shapes (C',) and (C', d). Not to be written into.
         """
+
+    def mean_statistics(
+        self, x: Tensor, statistic: ExampleStatistic, *, clients: Tensor | None = None
+    ) -> Tensor:
+        """`Objective.mean_statistic` of the selected clients at one x (d,): float64, (C', S).
+
+        Raises
+        ------
+        NotImplementedError
+            As there.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no layers whose activations could be looked at"
+        )
 
     @abstractmethod
     def values(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedstrategies.objectives.base import BatchedObjective, Objective
+from fedstrategies.objectives.statistic import ExampleStatistic
 
 __all__ = ["LoopedObjectives"]
 
@@ -90,6 +91,14 @@ class LoopedObjectives(BatchedObjective):
             key = None if keys is None else keys[row : row + 1]
             values[row], gradients[row] = objective.value_and_gradient(point, key=key)
         return values, gradients
+
+    def mean_statistics(
+        self, x: Tensor, statistic: ExampleStatistic, *, clients: Tensor | None = None
+    ) -> Tensor:
+        """Means of a statistic (C', S); see `BatchedObjective.mean_statistics`."""
+        selected = self._selected(x, clients)
+        found = [objective.mean_statistic(point, statistic) for objective, point in selected]
+        return torch.stack(found) if found else x.new_empty((0, statistic.dimension)).double()
 
     def values(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
         """f_i(x) of the selected clients: shape (C',)."""

@@ -18,6 +18,7 @@ from fedstrategies.objectives.dense import DenseObjectives, dense_client_of
 from fedstrategies.objectives.dense_client import DenseClient
 from fedstrategies.objectives.examples import Examples, ExampleSource
 from fedstrategies.objectives.module_pass import Loss, ModulePass
+from fedstrategies.objectives.statistic import ExampleStatistic
 from fedstrategies.objectives.vectorized import VectorizedObjectives
 
 __all__ = ["Loss", "TorchObjective"]
@@ -229,6 +230,10 @@ class TorchObjective(Objective):
     def at_rows(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """f_i(x) and its gradient on some examples; see `Objective.at_rows`."""
         return self._client(x).at_rows(x, rows)
+
+    def mean_statistic(self, x: Tensor, statistic: ExampleStatistic) -> Tensor:
+        """See `Objective.mean_statistic`; batch normalisation is as in `value`."""
+        return self.autograd.total(x, statistic) / self.num_examples
 
     def value(self, x: Tensor) -> Tensor:
         """f_i(x) over all examples: shape ()."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fedstrategies.objectives.base import BatchedObjective
+from fedstrategies.objectives.statistic import ExampleStatistic
 
 __all__ = ["WrappedObjectives"]
 
@@ -65,6 +66,12 @@ class WrappedObjectives(BatchedObjective):
     ) -> tuple[Tensor, Tensor]:
         """Values (C',) and gradients (C', d); see `BatchedObjective.value_and_gradient`."""
         return self.inner.value_and_gradient(x, clients=clients, keys=keys)
+
+    def mean_statistics(
+        self, x: Tensor, statistic: ExampleStatistic, *, clients: Tensor | None = None
+    ) -> Tensor:
+        """Means of a statistic (C', S); see `BatchedObjective.mean_statistics`."""
+        return self.inner.mean_statistics(x, statistic, clients=clients)
 
     def values(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
         """f_i(x) of the selected clients: shape (C',)."""

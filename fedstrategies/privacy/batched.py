@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from fedstrategies.objectives import BatchedLogisticRegression, BatchedObjective, LogisticRegression
+from fedstrategies.objectives import (
+    BatchedLogisticRegression,
+    BatchedObjective,
+    ExampleStatistic,
+    LogisticRegression,
+)
 from fedstrategies.privacy.budget import BudgetSpent
 from fedstrategies.privacy.clipping import clipped_logistic_means, row_norms
 from fedstrategies.privacy.errors import PrivacyError
@@ -114,6 +119,20 @@ class PrivateObjectives(BatchedObjective):
         if self._masks is not None:
             gradients *= self._masks[chosen].to(x.device, x.dtype)
         return self._withheld(x, clients), gradients
+
+    def mean_statistics(
+        self, x: Tensor, statistic: ExampleStatistic, *, clients: Tensor | None = None
+    ) -> Tensor:
+        """One release of each selected client: float64, shape (C', S).
+
+        Raises
+        ------
+        BudgetSpent
+            If the budget of one of them allows no further release; those before it were charged.
+        """
+        chosen = range(len(self)) if clients is None else clients.tolist()
+        found = [self.members[row].mean_statistic(x, statistic) for row in chosen]
+        return torch.stack(found) if found else x.new_empty((0, statistic.dimension)).double()
 
     def values(self, x: Tensor, *, clients: Tensor | None = None) -> Tensor:
         """NaN (C',): not released."""

@@ -53,6 +53,7 @@ class NoisePurpose(IntEnum):
     NOISE = 1
     SAMPLE = 2
     MESSAGE = 3
+    STATISTIC = 4
 
 
 def stream_key(

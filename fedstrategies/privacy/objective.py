@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from fedstrategies.layout import Layout
-from fedstrategies.objectives import BatchedObjective, LogisticRegression, Objective, TorchObjective
+from fedstrategies.objectives import (
+    BatchedObjective,
+    ExampleStatistic,
+    LogisticRegression,
+    Objective,
+    TorchObjective,
+)
 from fedstrategies.privacy.batched import PrivateObjectives
 from fedstrategies.privacy.budget import Budget, BudgetSpent
 from fedstrategies.privacy.clipped_gradients import ClippedGradients
@@ -18,6 +24,7 @@ from fedstrategies.privacy.ledger import Ledger
 from fedstrategies.privacy.mechanism import GaussianMechanism
 from fedstrategies.privacy.noise import NoisePurpose, poisson_sample, stream_key
 from fedstrategies.privacy.secret import Secret
+from fedstrategies.privacy.statistic import released_statistic
 
 __all__ = ["PrivateObjective"]
 
@@ -212,6 +219,10 @@ class PrivateObjective(Objective):
             "training in shuffled passes is not what the accountant covers; take gradient steps "
             "on Poisson samples (value_and_gradient)"
         )
+
+    def mean_statistic(self, x: Tensor, statistic: ExampleStatistic) -> Tensor:
+        """One release of it; see `released_statistic`."""
+        return released_statistic(self, x, statistic)
 
     def value(self, x: Tensor) -> Tensor:
         """NaN: not released."""

@@ -52,6 +52,7 @@ from fedstrategies.pruning.spec import (
     parse_global_pruning,
     parse_local_pruning,
 )
+from fedstrategies.pruning.squares import SquaredActivations
 
 __all__ = [
     "GLOBAL_PRUNINGS",
@@ -83,6 +84,7 @@ __all__ = [
     "Regrown",
     "RelativeImportance",
     "SemiStructured",
+    "SquaredActivations",
     "StochRIA",
     "Subsets",
     "SymWanda",

@@ -16,6 +16,7 @@ order of the computation, name the classifier, or give the layers that belong to
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from torch import nn
@@ -32,6 +33,7 @@ from fedstrategies.pruning.pieces import (
     pieces_of,
     untie,
 )
+from fedstrategies.pruning.squares import is_watchable
 
 __all__ = ["RESIDUAL_BLOCKS", "layer_groups"]
 
@@ -133,15 +135,19 @@ def _entries(layout: Layout, members: Sequence[Named], classifier: Piece) -> dic
         axes = set(cut_axes(member.module, member.leaf, tuple(member.parameter.shape), role))
         allowed[id(member.parameter)] = allowed.get(id(member.parameter), axes) & axes
     by_name = {member.name: member for member in members}
+    names = Counter(id(member.parameter) for member in members)
     entries, start = {}, 0
     for name, shape, size in zip(layout.names, layout.shapes, layout.sizes, strict=True):
-        found = allowed.get(id(by_name[name].parameter))
+        member = by_name[name]
+        found = allowed.get(id(member.parameter))
         entries[name] = Entry(
             name=name,
             shape=shape,
             start=start,
             is_weight=found is not None,
             cut_axes=tuple(sorted(found or ())),
+            # A tied weight meets the inputs of several layers.
+            watchable=is_watchable(member.module, member.leaf) and names[id(member.parameter)] == 1,
         )
         start += size
     return entries

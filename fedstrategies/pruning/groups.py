@@ -36,6 +36,8 @@ class Entry:
     cut_axes : tuple of (int, int)
         Axes along which ordered pruning cuts, each with the number of equal parts that are
         stacked along it (4 for an LSTM's gates) and are cut alike. Empty unless ``is_weight``.
+    watchable : bool
+        Whether what it is multiplied with can be looked at (see `SquaredActivations`).
     """
 
     name: str
@@ -43,6 +45,7 @@ class Entry:
     start: int
     is_weight: bool
     cut_axes: tuple[tuple[int, int], ...] = ()
+    watchable: bool = False
 
     @property
     def size(self) -> int:

@@ -1,7 +1,7 @@
 """The criteria of post-training pruning, as settings: the scores are in `scores`.
 
 A weight with more than two axes (a convolution) is scored as the matrix of its outputs by all
-else, where no activations are needed.
+else; its inputs are then the channels at each place of its window.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Wanda:
     ) -> Tensor:
         """See `LayerCriterion.scores`."""
         norms = _given(statistics, weight, name, self.spec).input_norms
-        return symwanda_scores(weight, input_norms=norms)
+        return symwanda_scores(weight.flatten(1), input_norms=norms).view(weight.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +80,10 @@ class SymWanda:
         """See `LayerCriterion.scores`."""
         given = _given(statistics, weight, name, self.spec)
         return symwanda_scores(
-            weight,
+            weight.flatten(1),
             input_norms=given.input_norms if self.side == "both" else None,
             output_norms=given.output_norms,
-        )
+        ).view(weight.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,8 @@ class RIA:
     ) -> Tensor:
         """See `LayerCriterion.scores`."""
         norms = _given(statistics, weight, name, self.spec).input_norms
-        return ria_scores(weight, input_norms=norms, exponent=self.exponent, p=self.p)
+        scores = ria_scores(weight.flatten(1), input_norms=norms, exponent=self.exponent, p=self.p)
+        return scores.view(weight.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +258,8 @@ def _given(
 ) -> ActivationStatistics:
     if statistics is None:
         raise ValueError(f"{spec} needs the activations of {name!r}; calibrate the layer first")
-    if weight.shape != (len(statistics.output_squares), len(statistics.input_squares)):
+    found = len(statistics.output_squares), len(statistics.input_squares)
+    if weight.flatten(1).shape != found:
         raise ValueError(
             f"{name!r}: activations of {len(statistics.input_squares)} inputs and "
             f"{len(statistics.output_squares)} outputs for a weight of {tuple(weight.shape)}"

@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from fedstrategies.pruning.global_pruning import GlobalPruning, OrderedPruning, PruningLaw
-from fedstrategies.pruning.layer_criteria import RelativeImportance, StochRIA, Symmetric
+from fedstrategies.pruning.layer_criteria import (
+    RIA,
+    RelativeImportance,
+    StochRIA,
+    Symmetric,
+    SymWanda,
+    Wanda,
+)
 from fedstrategies.pruning.local_pruning import (
     FixedPruning,
     LocalPruning,
@@ -21,6 +28,11 @@ GLOBAL_PRUNINGS: Mapping[str, Callable[..., PruningLaw]] = {
     "symmetric": partial(GlobalPruning, criterion=Symmetric()),
     "ri": partial(GlobalPruning, criterion=RelativeImportance()),
     "stochri": partial(GlobalPruning, criterion=StochRIA(activations=False)),
+    "wanda": partial(GlobalPruning, criterion=Wanda()),
+    "output-wanda": partial(GlobalPruning, criterion=SymWanda(side="output")),
+    "symwanda": partial(GlobalPruning, criterion=SymWanda()),
+    "ria": partial(GlobalPruning, criterion=RIA()),
+    "stochria": partial(GlobalPruning, criterion=StochRIA()),
     "ordered": OrderedPruning,
 }
 """Names that `parse_global_pruning` knows."""
@@ -39,9 +51,9 @@ _WITH_RATIO: Mapping[str, Callable[..., LocalPruning]] = {
 
 
 def parse_global_pruning(text: str, *, keep: float | tuple[float, ...] = 1.0) -> PruningLaw:
-    """A criterion that needs no activations, or ``ordered``, at the share ``keep``.
+    """A criterion at the share ``keep``, or ``ordered``.
 
-    Those that need activations are had as `Calibrated` criteria.
+    `FedP3` gathers the activations that some criteria need from its clients.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedstrategies.data import DataError
 from fedstrategies.threads import single_threaded
+from simulations.reproduce.fedp3.criteria_jobs import criterion_jobs
 from simulations.reproduce.fedp3.jobs import jobs, tuned, tuning_jobs
 from simulations.reproduce.fedp3.part import part_of
 from simulations.reproduce.fedp3.private_jobs import (
@@ -22,6 +23,7 @@ from simulations.reproduce.fedp3.report import write_report
 from simulations.reproduce.fedp3.running import run_jobs
 
 _PROGRAM = "python -m simulations.reproduce.fedp3"
+_PARTS = ("table", "privacy", "criteria")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if "table" in options.only:
                     run_jobs(tuning_jobs(), source=source, runs=runs, report=_say)
                     run_jobs(jobs(tuned(runs)), source=source, runs=runs, report=_say)
+                if "criteria" in options.only:
+                    run_jobs(criterion_jobs(), source=source, runs=runs, report=_say)
                 if "privacy" in options.only:
                     run_jobs(digits_jobs(), source=source, runs=runs, report=_say)
                     run_jobs(step_jobs(), source=source, runs=runs, report=_say)
@@ -62,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only",
         nargs="*",
-        choices=["table", "privacy"],
-        default=["table", "privacy"],
+        choices=_PARTS,
+        default=list(_PARTS),
         help="parts to run; two may run side by side",
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce-fedp3"))

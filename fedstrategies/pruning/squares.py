@@ -1,0 +1,201 @@
+"""Sums of squares of what passes through a model's layers, of each example: what clients may tell.
+
+Of a layer with weight (out, in) an example with inputs x and outputs z (without bias), at all its
+positions (tokens, or places of a convolution's window), gives
+
+    sum x^2  (per input feature, in numbers),      sum z^2  (per output unit, out numbers),
+
+and the layers' numbers stand one after the other, in the order of the flat vector. That is all that
+the criteria of post-training pruning need to know of the data: no example, no activation and no
+product of two of them leaves a client. Layers that nobody prunes (the classifier) are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf, nan, prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedstrategies.pruning.activations import ActivationStatistics
+from fedstrategies.pruning.groups import Entry, LayerGroups
+
+__all__ = ["SquaredActivations", "is_watchable"]
+
+
+def is_watchable(module: nn.Module, leaf: str) -> bool:
+    """Whether one of a module's weights meets inputs that can be told: linear, or a convolution.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The weight's owner; of grouped convolutions and those that pad with anything but zeros
+        the inputs of a weight are not looked at.
+    leaf : str
+        The weight's name there.
+    """
+    if leaf != "weight":
+        return False
+    if type(module) is not nn.Conv2d:
+        return type(module) is nn.Linear
+    return (
+        module.groups == 1
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquaredActivations:
+    """Of each example the sums of squares at the weights that may be pruned.
+
+    Attributes
+    ----------
+    groups : LayerGroups
+        Of the model; weights that are not `Entry.watchable`, and the classifier's, are left out.
+    max_norm : float
+        C > 0: to which norm an example's vector is scaled down where noise is to hide it;
+        infinity: it is not.
+
+    Raises
+    ------
+    ValueError
+        If the norm is not positive, or there is no weight to watch.
+    """
+
+    groups: LayerGroups
+    max_norm: float = inf
+
+    def __post_init__(self) -> None:
+        if not self.max_norm > 0:
+            raise ValueError(f"max_norm = {self.max_norm} is not positive")
+        if not self.entries:
+            raise ValueError(
+                "the model has no linear layer or convolution beside its classifier whose "
+                "activations could be looked at; prune by a criterion that needs none"
+            )
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """The weights that are watched, in the order of the flat vector."""
+        kept = self.groups.groups[self.groups.classifier].entries
+        return tuple(e for e in self.groups.entries if e.watchable and e not in kept)
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Inputs and outputs of each of them, alternately."""
+        return tuple(
+            length for e in self.entries for length in (prod(e.shape[1:], start=1), e.shape[0])
+        )
+
+    @property
+    def dimension(self) -> int:
+        """S, their sum."""
+        return sum(self.lengths)
+
+    @contextmanager
+    def watching(self, module: nn.Module) -> Iterator[Callable[[], Tensor]]:
+        """See `fedstrategies.objectives.ExampleStatistic.watching`.
+
+        Layers that a batch calls several times add up; those that it does not reach give zeros.
+        """
+        seen: dict[int, Tensor] = {}
+
+        def hook_of(place: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+            def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                found = _squares(layer, inputs[0], output)
+                seen[place] = seen[place] + found if place in seen else found
+
+            return hook
+
+        def rows() -> Tensor:
+            """Of the last batch."""
+            here = dict(seen)
+            seen.clear()
+            if not here:
+                raise ValueError(f"{type(module).__name__} calls none of its layers")
+            like = next(iter(here.values()))
+            widths = zip(self.lengths[::2], self.lengths[1::2], strict=True)
+            return torch.cat(
+                [
+                    here.get(place, like.new_zeros((len(like), inputs + outputs)))
+                    for place, (inputs, outputs) in enumerate(widths)
+                ],
+                dim=1,
+            )
+
+        handles = []
+        try:
+            for place, entry in enumerate(self.entries):
+                layer = module.get_submodule(entry.name.rpartition(".")[0])
+                handles.append(layer.register_forward_hook(hook_of(place)))
+            yield rows
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def statistics(self, means: Tensor) -> dict[str, ActivationStatistics]:
+        """What the criteria read, by the name of the weight.
+
+        Parameters
+        ----------
+        means : Tensor
+            Mean over examples, shape (S,). What noise made negative counts as zero.
+
+        Returns
+        -------
+        dict of str to ActivationStatistics
+            Of one sample, the average example; the sum of inputs, which nobody told, is NaN.
+        """
+        parts = iter(torch.split(means.double().clamp(min=0.0), list(self.lengths)))
+        return {
+            entry.name: ActivationStatistics(
+                samples=1,
+                tokens=1,
+                input_sum=torch.full_like(inputs, nan),
+                input_squares=inputs,
+                output_squares=next(parts),
+            )
+            for entry, inputs in ((entry, next(parts)) for entry in self.entries)
+        }
+
+
+def _squares(layer: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
+    """Sums of squares of each example at one layer: float64, shape (B, in + out)."""
+    if isinstance(layer, nn.Conv2d):
+        plain = output if layer.bias is None else output - layer.bias.view(-1, 1, 1)
+        return torch.cat(
+            [_window_sums(layer, inputs.square(), output.shape[-2:]), _sums(plain, over=(2, 3))], 1
+        ).double()
+    assert isinstance(layer, nn.Linear)
+    plain = output if layer.bias is None else output - layer.bias
+    places = tuple(range(1, inputs.ndim - 1))
+    return torch.cat([_sums(inputs, over=places), _sums(plain, over=places)], 1).double()
+
+
+def _sums(values: Tensor, *, over: tuple[int, ...]) -> Tensor:
+    squares = values.square()
+    return squares.sum(over) if over else squares
+
+
+def _window_sums(layer: nn.Conv2d, squares: Tensor, places: torch.Size) -> Tensor:
+    """What meets each weight of a convolution's kernel, added up over the output's places.
+
+    The sum over places of ``squares[c, i * stride + a * dilation]`` is itself a convolution, by
+    ones of the output's size with stride and dilation exchanged.
+    """
+    batch, channels = squares.shape[:2]
+    sums = functional.conv2d(
+        squares.flatten(0, 1).unsqueeze(1),
+        squares.new_ones((1, 1, *places)),
+        stride=layer.dilation,
+        dilation=layer.stride,
+        padding=layer.padding,
+    )
+    height, width = layer.kernel_size
+    return sums[..., :height, :width].reshape(batch, channels * height * width)
