@@ -80,6 +80,17 @@ SETTINGS = {
     "opu2": {"layers": "opu2"},
     "opu2, keep 0.5": {"layers": "opu2", "keep": 0.5},
     "opu2, keep by client": {"layers": "opu2", "keep": "0.1,0.2,0.3,0.4,0.5,0.6"},
+    "opu2, wanda": {"layers": "opu2", "keep": 0.5, "pruning": "wanda"},
+    "opu2, wanda, later": {
+        "layers": "opu2",
+        "keep": 0.5,
+        "pruning": "wanda",
+        "calibrate-every": 2,
+    },
+    "opu2, symwanda": {"layers": "opu2", "keep": 0.5, "pruning": "symwanda"},
+    "opu2, output-wanda": {"layers": "opu2", "keep": 0.5, "pruning": "output-wanda"},
+    "opu2, ria": {"layers": "opu2", "keep": 0.5, "pruning": "ria"},
+    "opu2, stochria": {"layers": "opu2", "keep": 0.5, "pruning": "stochria"},
     "opu2, ordered": {"layers": "opu2", "keep": 0.5, "pruning": "ordered"},
     "capacity": {"layers": "capacity:1200,1500,2000,3000,5000,9000"},
     "assigned": {"layers": "opu2", "trained": "assigned"},
@@ -119,6 +130,8 @@ def test_every_option_has_its_effect(config, images, tmp_path):
             drawn = choice.draw(method.groups, clients=6, seed=0, round=round)
             one = expected_bytes(method.groups, drawn, pruning=law)
             formula = [formula[0] + int(one.up.sum()), formula[1] + int(one.down.sum())]
+            told = None if strategy.gathering is None else strategy.gathering.asked(round)
+            formula[0] += 0 if told is None else 6 * 4 * told.dimension
         control = 3 * 6 * (64 + 200)
         assert formula[0] < bytes_of[name][0] <= formula[0] + control
         assert bytes_of[name][1] <= formula[1] + control
@@ -182,6 +195,16 @@ def test_a_personal_head_counts_after_the_last_round(config, tmp_path):
         ({"trained": "some"}, "trained: 'some' is not one of all, assigned"),
         ({"personal_head": 1, "stepsize": "theory", "smoothness": "L=1,L_tilde=1"}, "personal-he"),
         ({"alpha": 0.5}, "alpha: fedp3 has no such option"),
+        ({"pruning": "best"}, "pruning: 'best' is not one of magnitude"),
+        ({"pruning": "wanda", "calibrate_every": 0}, "calibrate-every: 0 is"),
+        ({"pruning": "ri", "calibrate_every": 2}, "calibrate-every: pruning by ri needs no acti"),
+        ({"calibrate_norm": 2.0}, "calibrate-norm: pruning by magnitude needs no activations"),
+        ({"pruning": "ria", "max_update_norm": 1.0}, "max-update-norm: it bounds moves of"),
+        ({"pruning": "wanda", "epsilon": 4.0, "max_grad_norm": 1.0}, "calibrate-norm: is missing"),
+        (
+            {"pruning": "wanda", "model": "linear", "width": ""},
+            "fedp3: the model has no linear layer or convolution beside its classifier",
+        ),
     ],
 )
 def test_wrong_input_is_refused_in_one_line(config, tmp_path, options, why):

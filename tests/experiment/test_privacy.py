@@ -88,8 +88,20 @@ def test_mushrooms_at_epsilon_four(config, tmp_path, options):
         },
         {**NETWORK, "layers": "lowerb", "local-steps": 2, "batch-size": 50},
         {**NETWORK, "participation": 3, "keep": 0.5},
+        {
+            **NETWORK,
+            "participation": 4,
+            "local-steps": 2,
+            "keep": 0.5,
+            "pruning": "wanda",
+            "calibrate-norm": 10.0,
+            "calibrate-every": 5,
+        },
     ],
-    ids=["topk", "randk", "scafflix", "fedavg", "flix", "localgd", "sppm", "fedp3", "fedp3-part"],
+    ids=[
+        *("topk", "randk", "scafflix", "fedavg", "flix", "localgd", "sppm", "fedp3", "fedp3-part"),
+        "fedp3-told",
+    ],
 )
 def test_planned_releases_are_those_that_are_made(config, tmp_path, options):
     """Epsilon is that of the plan exactly: nobody goes over it, and the worst client gets there."""
