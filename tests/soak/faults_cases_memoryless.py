@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from fedstrategies.fedp3 import FedP3, parse_aggregation, parse_layers
+from fedstrategies.fedp3 import Calibration, FedP3, parse_aggregation, parse_layers
 from fedstrategies.objectives import minimise
 from fedstrategies.privacy import MessagePrivacy
-from fedstrategies.pruning import GlobalPruning
+from fedstrategies.pruning import GlobalPruning, LayerGroups, Wanda
 from fedstrategies.sampling import (
     BlockSampling,
     NiceSampling,
@@ -25,7 +25,7 @@ from tests.flower.faults import FaultyGrid
 from tests.soak.faults_case import Case
 from tests.soak.faults_goals import FixedPoint, Goal, Minimiser, Neighbourhood, SameLoss
 from tests.soak.faults_invariants import AbortedCohorts, HonestUploads, UntouchedLayers
-from tests.soak.faults_problems import Problem, layered, logistic
+from tests.soak.faults_problems import Problem, layered, logistic, network
 from tests.soak.faults_watch import Invariant
 
 GROUPS = ((0, 3, 7), (1, 5), (2, 4, 6))
@@ -111,8 +111,15 @@ SPPM_CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def _fedp3(layers: str, *, trained: Any = "all", goal: Goal | None = None, **how: Any) -> Case:
-    found, groups = layered()
+def _fedp3(
+    layers: str,
+    *,
+    trained: Any = "all",
+    goal: Goal | None = None,
+    on: Callable[[], tuple[Problem, LayerGroups]] = layered,
+    **how: Any,
+) -> Case:
+    found, groups = on()
     options = {"layers": parse_layers(layers), "trained": trained, "local_steps": 2, **how}
 
     def watched(grid: FaultyGrid) -> list[Invariant]:
@@ -133,6 +140,12 @@ FEDP3_CASES: dict[str, Callable[[], Case]] = {
     ),
     "fedp3-opr2-attention": lambda: _fedp3(
         "opr2", aggregation=parse_aggregation("attention"), sampling=NiceSampling(cohort_size=5)
+    ),
+    "fedp3-told": lambda: _fedp3(
+        "opu2",
+        on=network,
+        pruning=GlobalPruning(keep=0.7, criterion=Wanda()),
+        calibration=Calibration(every=3),
     ),
     "fedp3-server-noise": lambda: _fedp3(
         "opu2",

@@ -8,9 +8,10 @@ from typing import Any
 
 from fedstrategies.compressors import Identity, parse_compressor
 from fedstrategies.efbv import EFBV, EFBVClient, GradientDescent
-from fedstrategies.fedp3 import FedP3, LDPFedP3, parse_layers
+from fedstrategies.fedp3 import Calibration, FedP3, LDPFedP3, parse_layers
 from fedstrategies.flower import BaseStrategy
 from fedstrategies.privacy import MessagePrivacy
+from fedstrategies.pruning import RIA, GlobalPruning
 from fedstrategies.scafflix import FedAvg, Scafflix, ScafflixClient
 from fedstrategies.sppm import SPPM, LocalGD, SPPMClient, parse_solver
 from tests.flower.faults import FaultyGrid
@@ -23,7 +24,7 @@ from tests.soak.faults_invariants import (
     Spending,
     UntouchedLayers,
 )
-from tests.soak.faults_problems import layered, logistic
+from tests.soak.faults_problems import layered, logistic, network
 from tests.soak.faults_watch import Invariant
 
 
@@ -46,8 +47,8 @@ def _private(kind: Callable[..., BaseStrategy], client: Any, **how: Any) -> Case
 
 
 def _private_fedp3(kind: Callable[..., FedP3], layers: str, **how: Any) -> Case:
-    found, groups = layered()
     hidden = how.pop("message_privacy", None)
+    found, groups = how.pop("on", layered)()
     found = found.private() if hidden is None else layered(message_privacy=hidden)[0]
     return Case(
         problem=found,
@@ -69,6 +70,14 @@ PRIVATE_CASES: dict[str, Callable[[], Case]] = {
     ),
     "private-local-gd": lambda: _private(LocalGD, SPPMClient, local_steps=3),
     "ldp-fedp3": lambda: _private_fedp3(LDPFedP3, "opu2", local_steps=2),
+    "ldp-fedp3-told": lambda: _private_fedp3(
+        LDPFedP3,
+        "opu2",
+        on=network,
+        local_steps=2,
+        pruning=GlobalPruning(keep=0.7, criterion=RIA()),
+        calibration=Calibration(every=3, max_norm=4.0),
+    ),
     "fedp3-hidden-messages": lambda: _private_fedp3(
         FedP3,
         "opu2",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from fedstrategies.objectives import (
     PersonalObjective,
     PersonalObjectives,
     Smoothness,
+    TorchObjective,
     logistic_smoothness,
 )
 from fedstrategies.privacy import Privacy
@@ -30,7 +32,7 @@ from fedstrategies.pruning import LayerGroups, layer_groups
 from fedstrategies.random import Purpose, client_keys
 from tests.efbv.helpers import problem
 
-__all__ = ["CLIENTS", "DIMENSION", "Problem", "layered", "logistic", "personal"]
+__all__ = ["CLIENTS", "DIMENSION", "Problem", "layered", "logistic", "network", "personal"]
 
 CLIENTS, DIMENSION = 8, 10
 _LAYERS = 4
@@ -141,3 +143,23 @@ def layered(**options: Any) -> tuple[Problem, LayerGroups]:
     return Problem(
         objectives=objectives, kind=FedP3Client, options={"groups": groups, **options}
     ), groups
+
+
+def network() -> tuple[Problem, LayerGroups]:
+    """Eight networks of three layers, whose activations can be looked at."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        widths, sigmoid = (3, 4, 4, 2), nn.Sigmoid()
+        layers = [nn.Linear(a, b).double() for a, b in pairwise(widths)]
+    module = nn.Sequential(layers[0], sigmoid, layers[1], sigmoid, layers[2])
+    draw, loss = torch.Generator().manual_seed(1), nn.CrossEntropyLoss()
+    objectives = []
+    for client in range(CLIENTS):
+        labels = torch.arange(12 + client) % 2
+        rows = torch.randn(len(labels), 3, dtype=torch.float64, generator=draw)
+        features = rows + 2 * labels[:, None] - 1
+        objectives.append(
+            TorchObjective(module=module, loss=loss, data=(features, labels), l2=0.01)
+        )
+    groups = layer_groups(module)
+    return Problem(objectives=objectives, kind=FedP3Client, options={"groups": groups}), groups
