@@ -183,12 +183,17 @@ def regrow(
     Raises
     ------
     ValueError
-        If the shapes do not fit.
+        If the shapes do not fit, or the sums of inputs are not known.
     """
     if mask.shape != weight.shape or weight.shape[1:] != statistics.input_sum.shape:
         raise ValueError(
             f"a weight of shape {tuple(weight.shape)} with a mask of {tuple(mask.shape)} and "
             f"activations of {len(statistics.input_sum)} inputs"
+        )
+    if not bool(torch.isfinite(statistics.input_sum).all()):
+        raise ValueError(
+            "swaps go by the sums of a layer's inputs, which these activations lack (clients tell "
+            "sums of squares alone); prune by a criterion without swaps"
         )
     return _Swapper(weight, mask, statistics, pattern, settings or Regrowing()).run()
 

@@ -16,8 +16,10 @@ from fedstrategies.pruning import (
     SquaredActivations,
     StochRIA,
     SymWanda,
+    Unstructured,
     Wanda,
     layer_groups,
+    parse_method,
 )
 
 CRITERIA: tuple[LayerCriterion, ...] = (
@@ -122,7 +124,10 @@ def test_criteria_score_by_what_was_told_as_by_the_activations_themselves(
     known = ActivationStatistics.of(features, weight)
     expected = criterion.scores(weight, name="0.weight", statistics=known)
     torch.testing.assert_close(scores, expected)
-    assert bool(told["0.weight"].input_sum.isnan().all())
+    with pytest.raises(ValueError, match="clients tell sums of squares alone"):
+        parse_method("dsnot").mask(
+            weight, Unstructured(sparsity=0.5), name="0.weight", statistics=told["0.weight"]
+        )
 
 
 @pytest.mark.parametrize("criterion", CRITERIA, ids=lambda criterion: criterion.spec)

@@ -11,6 +11,7 @@ from pathlib import Path
 from fedstrategies.data import DataError
 from fedstrategies.threads import single_threaded
 from simulations.reproduce.fedp3.criteria_jobs import criterion_jobs
+from simulations.reproduce.fedp3.criteria_report import write_criteria
 from simulations.reproduce.fedp3.jobs import jobs, tuned, tuning_jobs
 from simulations.reproduce.fedp3.part import part_of
 from simulations.reproduce.fedp3.private_jobs import (
@@ -45,9 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     run_jobs(step_jobs(), source=source, runs=runs, report=_say)
                     rest = private_jobs(best_step(runs))
                     run_jobs(rest, source=source, runs=runs, report=_say)
-        if options.report:
+        if options.report and {"table", "privacy"} & set(options.only):
             write_report(runs, options.page)
             print(f"report: {options.page}")
+        if options.report and "criteria" in options.only:
+            write_criteria(runs, options.criteria_page)
+            print(f"report: {options.criteria_page}")
     except (ValueError, DataError) as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 2
@@ -72,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce-fedp3"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/fedp3.md"))
+    parser.add_argument(
+        "--criteria-page", type=Path, default=Path("docs/results/pruning.md"), help="of criteria"
+    )
     parser.add_argument(
         "--no-report", dest="report", action="store_false", help="leave the page as it is"
     )

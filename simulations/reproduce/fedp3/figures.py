@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedstrategies.experiment.plots import COLOURS, new_figure, save_figure, style_axes
 
-__all__ = ["Curve", "draw_accuracies", "draw_privacy"]
+__all__ = ["Curve", "draw_accuracies", "draw_criteria", "draw_privacy"]
 
 _STYLES = ("-", "-", "-", "-", "--", "--", ":", ":")
 
@@ -66,5 +66,25 @@ def draw_privacy(
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, path, title)
+
+
+def draw_criteria(
+    levels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], path: Path, *, title: str
+) -> None:
+    """Accuracy over the share kept: mean and range over the seeds of each criterion, by split."""
+    figure, panels = new_figure(len(levels))
+    for axes, (split, found) in zip(panels, levels.items(), strict=True):
+        for number, (criterion, by_share) in enumerate(found.items()):
+            colour, shares = COLOURS[number % len(COLOURS)], sorted(by_share)
+            low, high = [min(by_share[p]) for p in shares], [max(by_share[p]) for p in shares]
+            axes.fill_between(shares, low, high, color=colour, alpha=0.12)
+            means = [sum(by_share[p]) / len(by_share[p]) for p in shares]
+            axes.plot(
+                shares, means, color=colour, marker="osD^"[number], markersize=4, label=criterion
+            )
+        style_axes(axes, xlabel=f"share kept of the other layers, {split}", ylabel="accuracy")
+        axes.legend(frameon=False, fontsize=8.5, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path, title)

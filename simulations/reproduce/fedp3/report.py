@@ -16,6 +16,7 @@ from simulations.reproduce.fedp3.private_jobs import (
     private_jobs,
     step_jobs,
 )
+from simulations.reproduce.fedp3.tables import is_done, spread, table
 from simulations.reproduce.fedp3.traffic import traffic_table
 
 __all__ = ["MARKERS", "write_report"]
@@ -69,14 +70,14 @@ def _section(split: str, step: float, runs: Path, pictures: Path) -> str:
     rows = [_row(method, split, folders) for method, folders in found.items() if folders]
     return (
         f"### Fashion-MNIST, {split} (step {step:g})\n\n"
-        f"![Accuracy against megabytes on {split}](fedp3/{picture})\n\n{_table(heads, rows)}"
+        f"![Accuracy against megabytes on {split}](fedp3/{picture})\n\n{table(heads, rows)}"
     )
 
 
 def _privacy(step: float, runs: Path, pictures: Path) -> str:
     found: dict[tuple[str, float | None], list[Summary]] = {}
     for job in private_jobs(step):
-        if _is_done(runs / job.name):
+        if is_done(runs / job.name):
             summary = Summary.read(runs / job.name)
             found.setdefault((job.layers, job.epsilon), []).append(summary)
     rows = []
@@ -92,7 +93,7 @@ def _privacy(step: float, runs: Path, pictures: Path) -> str:
                 "" if epsilon is None else f"{spent:.4f}",
                 "" if epsilon is None else f"{float(first.privacy['noise_multiplier']):.2f}",
                 *(
-                    _spread([100 * float(s.last["accuracy"]) for s in summaries])
+                    spread([100 * float(s.last["accuracy"]) for s in summaries])
                     + f", seeds: {len(summaries)}"
                     if summaries
                     else "-"
@@ -112,13 +113,13 @@ def _privacy(step: float, runs: Path, pictures: Path) -> str:
     heads = ("epsilon", "accountant's", "noise multiplier", *LAYERS)
     return (
         f"### LDP-FedP3 on Fashion-MNIST, S2 (step {step:g})\n\n"
-        f"![Accuracy against epsilon](fedp3/privacy.png)\n\n{_table(heads, rows)}"
+        f"![Accuracy against epsilon](fedp3/privacy.png)\n\n{table(heads, rows)}"
     )
 
 
 def _done(split: str, method: str, step: float, runs: Path) -> list[Path]:
     jobs = (Job(method=method, split=split, seed=seed, stepsize=step) for seed in SEEDS)
-    return [runs / job.name for job in jobs if _is_done(runs / job.name)]
+    return [runs / job.name for job in jobs if is_done(runs / job.name)]
 
 
 def _digits(runs: Path) -> str:
@@ -127,7 +128,7 @@ def _digits(runs: Path) -> str:
         done = [
             Summary.read(runs / job.name)
             for job in digits_jobs()
-            if job.epsilon == epsilon and _is_done(runs / job.name)
+            if job.epsilon == epsilon and is_done(runs / job.name)
         ]
         if done:
             spent = max(float(one.privacy.get("epsilon_max", 0)) for one in done)
@@ -136,16 +137,12 @@ def _digits(runs: Path) -> str:
                     "infinite (no noise)" if epsilon is None else f"{epsilon:g}",
                     "" if epsilon is None else f"{spent:.4f}",
                     "" if epsilon is None else f"{float(done[0].privacy['noise_multiplier']):.2f}",
-                    _spread([100 * float(one.last["accuracy"]) for one in done]),
+                    spread([100 * float(one.last["accuracy"]) for one in done]),
                     str(len(done)),
                 )
             )
     heads = ("epsilon", "accountant's", "noise multiplier", "accuracy", "seeds")
-    return f"### LDP-FedP3 on digits\n\n{_table(heads, rows)}"
-
-
-def _is_done(folder: Path) -> bool:
-    return (folder / "summary.json").exists() and Summary.read(folder).status == "done"
+    return f"### LDP-FedP3 on digits\n\n{table(heads, rows)}"
 
 
 def _row(method: str, split: str, folders: Sequence[Path]) -> tuple[str, ...]:
@@ -154,17 +151,12 @@ def _row(method: str, split: str, folders: Sequence[Path]) -> tuple[str, ...]:
     return (
         method,
         str(len(folders)),
-        _spread([100 * float(record["accuracy"]) for record in last]),
-        _spread([100 * float(record["accuracy_personal"]) for record in last]),
+        spread([100 * float(record["accuracy"]) for record in last]),
+        spread([100 * float(record["accuracy_personal"]) for record in last]),
         f"{float(last[0]['uplink_bytes']) / 1e6:.2f} MB",
         f"{float(last[0]['downlink_bytes']) / 1e6:.2f} MB",
         "" if published is None else f"{published[list(SPLITS).index(split)]} %",
     )
-
-
-def _spread(values: Sequence[float]) -> str:
-    mean = sum(values) / len(values)
-    return f"{mean:.1f} ({min(values):.1f} to {max(values):.1f}) %"
 
 
 def _curve(method: str, folders: Sequence[Path]) -> Curve:
@@ -178,8 +170,3 @@ def _curve(method: str, folders: Sequence[Path]) -> Curve:
     ]
     runs = [[float(record["accuracy"]) for record in history] for history in histories]
     return Curve(label=method, megabytes=megabytes, runs=runs)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
