@@ -6,9 +6,8 @@
 
 in bits, with v bits a value and k_l = int(p |W^l|) values kept: dense, with a bitmap, or with a
 list of positions, whichever is shortest. The minimum is taken for each array, as arrays are what
-is pruned; biases and normalisation parameters are dense. What clients tell of activations
-(`Calibration`) comes on top. Ordered pruning needs no positions: p
-says which block is kept.
+is pruned; biases and normalisation parameters are dense. Ordered pruning needs no positions: p
+says which block is kept. What clients tell of activations (`Calibration`) comes on top.
 """
 
 from __future__ import annotations

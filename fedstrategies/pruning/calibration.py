@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from fedstrategies.pruning.activations import ActivationStatistics
 
-__all__ = ["calibrate", "calls"]
+__all__ = ["calibrate", "calls", "watching"]
 
 Batch = TypeVar("Batch")
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class _Enough(Exception):
@@ -95,7 +96,7 @@ def calibrate(
             raise _Enough
 
     count = 0
-    with torch.no_grad(), _watching(module, layers, watch):
+    with torch.no_grad(), watching(module, layers, watch):
         for batch in batches:
             done.clear()
             count += samples(batch)
@@ -121,20 +122,32 @@ def calls(
     def count(name: str, part: nn.Linear, inputs: Tensor, outputs: Tensor) -> None:
         found[name] = found.get(name, 0) + 1
 
-    with torch.no_grad(), _watching(module, layers, count):
+    with torch.no_grad(), watching(module, layers, count):
         forward(module, batch)
     return found
 
 
 @contextmanager
-def _watching(
+def watching(
     module: nn.Module,
     layers: Sequence[str],
-    watch: Callable[[str, nn.Linear, Tensor, Tensor], None],
+    watch: Callable[[str, Layer, Tensor, Tensor], None],
 ) -> Iterator[None]:
+    """Look at what some layers are called with, and what they return, while the context is open.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Runs; hooks are on its layers meanwhile.
+    layers : sequence of str
+        Names of submodules of one argument.
+    watch : callable
+        ``watch(name, layer, inputs, outputs)`` of each call.
+    """
+
     def hook_of(name: str) -> Callable[..., None]:
         def hook(
-            part: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+            part: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
         ) -> None:
             watch(name, part, args[0] if args else kwargs["input"], output)
 

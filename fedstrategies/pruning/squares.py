@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedstrategies.pruning.activations import ActivationStatistics
+from fedstrategies.pruning.calibration import watching
 from fedstrategies.pruning.groups import Entry, LayerGroups
 
 __all__ = ["SquaredActivations", "is_watchable"]
@@ -104,14 +105,12 @@ class SquaredActivations:
 
         Layers that a batch calls several times add up; those that it does not reach give zeros.
         """
-        seen: dict[int, Tensor] = {}
+        seen: dict[str, Tensor] = {}
+        layers = [entry.name.rpartition(".")[0] for entry in self.entries]
 
-        def hook_of(place: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-            def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                found = _squares(layer, inputs[0], output)
-                seen[place] = seen[place] + found if place in seen else found
-
-            return hook
+        def add(name: str, layer: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+            found = _squares(layer, inputs, outputs)
+            seen[name] = seen[name] + found if name in seen else found
 
         def rows() -> Tensor:
             """Of the last batch."""
@@ -123,21 +122,14 @@ class SquaredActivations:
             widths = zip(self.lengths[::2], self.lengths[1::2], strict=True)
             return torch.cat(
                 [
-                    here.get(place, like.new_zeros((len(like), inputs + outputs)))
-                    for place, (inputs, outputs) in enumerate(widths)
+                    here.get(name, like.new_zeros((len(like), inputs + outputs)))
+                    for name, (inputs, outputs) in zip(layers, widths, strict=True)
                 ],
                 dim=1,
             )
 
-        handles = []
-        try:
-            for place, entry in enumerate(self.entries):
-                layer = module.get_submodule(entry.name.rpartition(".")[0])
-                handles.append(layer.register_forward_hook(hook_of(place)))
+        with watching(module, layers, add):
             yield rows
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def statistics(self, means: Tensor) -> dict[str, ActivationStatistics]:
         """What the criteria read, by the name of the weight.
@@ -167,20 +159,21 @@ class SquaredActivations:
 
 def _squares(layer: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
     """Sums of squares of each example at one layer: float64, shape (B, in + out)."""
+    if inputs.dtype != torch.float64:  # squares of half precision end at 65504
+        inputs, output = inputs.float(), output.float()
     if isinstance(layer, nn.Conv2d):
         plain = output if layer.bias is None else output - layer.bias.view(-1, 1, 1)
-        return torch.cat(
-            [_window_sums(layer, inputs.square(), output.shape[-2:]), _sums(plain, over=(2, 3))], 1
-        ).double()
+        met = _window_sums(layer, inputs.square(), output.shape[-2:])
+        return torch.cat([met, plain.square().sum((2, 3))], dim=1).double()
     assert isinstance(layer, nn.Linear)
     plain = output if layer.bias is None else output - layer.bias
-    places = tuple(range(1, inputs.ndim - 1))
-    return torch.cat([_sums(inputs, over=places), _sums(plain, over=places)], 1).double()
+    return torch.cat([_over_tokens(inputs), _over_tokens(plain)], dim=1).double()
 
 
-def _sums(values: Tensor, *, over: tuple[int, ...]) -> Tensor:
+def _over_tokens(values: Tensor) -> Tensor:
+    """Sums of squares over all axes between the first and the last."""
     squares = values.square()
-    return squares.sum(over) if over else squares
+    return squares if squares.ndim == 2 else squares.flatten(1, -2).sum(1)
 
 
 def _window_sums(layer: nn.Conv2d, squares: Tensor, places: torch.Size) -> Tensor:

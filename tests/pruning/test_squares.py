@@ -144,6 +144,32 @@ def test_a_convolution_is_scored_as_the_matrix_of_its_windows(criterion: LayerCr
     torch.testing.assert_close(scores, expected.view(weight.shape))
 
 
+class ByKeyword(nn.Module):
+    """Calls its layers as ``layer(input=...)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 3)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.head(input=self.first(input=features))
+        return out
+
+
+def test_layers_that_are_called_by_keyword_are_seen_as_any() -> None:
+    module, features = seeded(ByKeyword), drawn(5, 4)
+    torch.testing.assert_close(watched(module, features)[:, :4], features.square())
+
+
+def test_squares_of_half_precision_do_not_overflow() -> None:
+    module = seeded(lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))).half()
+    features = torch.full((3, 2), 1000.0, dtype=torch.float16)
+    found = watched(module, features)
+    assert found.dtype == torch.float64
+    assert found[:, :2].tolist() == [[1e6, 1e6]] * 3
+
+
 def test_what_noise_made_negative_counts_as_zero() -> None:
     module = seeded(lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
     statistic = SquaredActivations(groups=layer_groups(module))
