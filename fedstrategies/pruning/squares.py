@@ -20,7 +20,6 @@ from math import inf, nan, prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedstrategies.pruning.activations import ActivationStatistics
 from fedstrategies.pruning.calibration import watching
@@ -179,16 +178,22 @@ def _over_tokens(values: Tensor) -> Tensor:
 def _window_sums(layer: nn.Conv2d, squares: Tensor, places: torch.Size) -> Tensor:
     """What meets each weight of a convolution's kernel, added up over the output's places.
 
-    The sum over places of ``squares[c, i * stride + a * dilation]`` is itself a convolution, by
-    ones of the output's size with stride and dilation exchanged.
+    Weight (a, b) meets input (i stride + a dilation - padding, likewise j) at place (i, j). The sum
+    over i and j is ``R S C^T`` with S the squares of a channel and R, C matrices of zeros and
+    ones, of which row a says which inputs weight a meets: no window is ever laid out.
     """
-    batch, channels = squares.shape[:2]
-    sums = functional.conv2d(
-        squares.flatten(0, 1).unsqueeze(1),
-        squares.new_ones((1, 1, *places)),
-        stride=layer.dilation,
-        dilation=layer.stride,
-        padding=layer.padding,
+    rows, columns = (
+        _met(squares, layer, axis, places[axis], squares.shape[2 + axis]) for axis in (0, 1)
     )
-    height, width = layer.kernel_size
-    return sums[..., :height, :width].reshape(batch, channels * height * width)
+    return (rows @ squares @ columns.T).flatten(1)
+
+
+def _met(like: Tensor, layer: nn.Conv2d, axis: int, places: int, size: int) -> Tensor:
+    """Which inputs along an axis each weight meets: zeros and ones, shape (kernel, size)."""
+    assert not isinstance(layer.padding, str)
+    met = like.new_zeros((layer.kernel_size[axis], size))
+    first = torch.arange(places) * layer.stride[axis] - layer.padding[axis]
+    for weight, row in enumerate(met):
+        inputs = first + weight * layer.dilation[axis]
+        row[inputs[(inputs >= 0) & (inputs < size)].to(like.device)] = 1.0
+    return met
