@@ -1,4 +1,4 @@
-"""The picture: perplexity against sparsity, and every method at 2:4."""
+"""The picture: perplexity over Wanda's against sparsity, and every method at 2:4."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from fedstrategies.experiment.plots import COLOURS, INK, new_figure, save_figure, style_axes
-from simulations.reproduce.pruning.cells import DENSE, METHODS, PATTERNS, Cell, label
+from simulations.reproduce.pruning.cells import METHODS, PATTERNS, Cell, label
 
 __all__ = ["draw"]
 
@@ -19,7 +19,7 @@ _SHOWN = {
     "ria:per=row": "RIA, per row",
     "dsnot": "DSnoT",
     "r2-dsnot": "R²-DSnoT",
-    "dsnot:cycles=50": "DSnoT, 50 swaps a row",
+    "r2-dsnot:same_sign=yes": "R²-DSnoT, same-sign rule",
 }
 _MARKERS = "osD^vPX"
 
@@ -27,10 +27,13 @@ _MARKERS = "osD^vPX"
 def draw(cells: Sequence[Cell], path: Path) -> None:
     """Perplexity on held-out stories, mean and range over seeds."""
     figure, (left, right) = new_figure(2)
-    dense = next(exp(cell.stories) for cell in cells if cell.method == DENSE)
     sparsities = [pattern for pattern in PATTERNS if ":" not in pattern]
     for number, (method, name) in enumerate(_SHOWN.items()):
-        points = [(float(one), found) for one in sparsities if (found := _of(cells, method, one))]
+        points = [
+            (float(one), [value / mean(wanda) for value in found])
+            for one in sparsities
+            if (found := _of(cells, method, one)) and (wanda := _of(cells, "wanda", one))
+        ]
         colour = (*COLOURS, INK)[number]
         x = [sparsity for sparsity, _ in points]
         left.plot(
@@ -42,14 +45,13 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
             label=name,
         )
         low, high = [min(found) for _, found in points], [max(found) for _, found in points]
-        left.fill_between(x, low, high, color=colour, alpha=0.15)
-    left.axhline(dense, color=INK, linewidth=1, linestyle=(0, (2, 1.2)), label="dense")
-    style_axes(left, xlabel="sparsity", ylabel="perplexity on held-out stories")
-    left.set_yscale("log")
-    left.set_ylim(bottom=dense / 8)
+        left.fill_between(x, low, high, color=colour, alpha=0.12)
+    style_axes(left, xlabel="sparsity", ylabel="perplexity on held-out stories, over Wanda's")
     left.set_xticks([float(one) for one in sparsities])
-    left.legend(frameon=False, fontsize=8, loc="lower left", ncols=2)
-    names = [method for method in METHODS if _of(cells, method, "2:4")]
+    left.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
+    # With n:m neither what is compared nor the rule of signs is a choice.
+    chosen = [method for method in METHODS if "per=" not in method and "same_sign" not in method]
+    names = [method for method in chosen if _of(cells, method, "2:4")]
     names.sort(key=lambda method: -mean(_of(cells, method, "2:4")))
     for place, method in enumerate(names):
         found = _of(cells, method, "2:4")

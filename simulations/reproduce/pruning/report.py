@@ -40,7 +40,7 @@ def write_report(runs: Path, page: Path) -> None:
     pictures.mkdir(exist_ok=True)
     draw(cells, pictures / "perplexity.png")
     parts = [
-        "![perplexity against sparsity](pruning/perplexity.png)",
+        "![perplexity over Wanda's against sparsity](pruning/perplexity.png)",
         *(_table(cells, text, dense[0]) for text in _TEXTS),
         _orders(cells),
         _seconds(cells),
