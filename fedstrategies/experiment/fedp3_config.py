@@ -147,6 +147,11 @@ class FedP3Config(ExperimentConfig):
 
     def _validate_calibration(self) -> None:
         if self.pruning in _CALIBRATED:
+            if not self.private and self.calibrate_norm is not None:
+                raise ConfigError(
+                    "calibrate-norm: it bounds examples where noise hides them; give --epsilon "
+                    "or --noise-multiplier, or leave it out"
+                )
             if self.private and self.calibrate_norm is None:
                 raise ConfigError(
                     f"calibrate-norm: is missing; pruning by {self.pruning} asks private clients "

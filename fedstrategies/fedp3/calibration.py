@@ -13,17 +13,22 @@ magnitude.
 Private clients scale the numbers of each example down to a norm C and add noise: one more release
 of their own mechanism, on the same Poisson sampling, and charged like a gradient. What becomes of
 P_i is then post-processing.
+
+Who tells enormous numbers decides what P_i keeps: against that there is the strategy's aggregator.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from math import inf
 
 import torch
 from torch import Tensor
 
+from fedstrategies.fedp3.layer_choice import AllLayers, LayerChoice
 from fedstrategies.pruning import (
+    ActivationStatistics,
     Calibrated,
     GlobalPruning,
     LayerGroups,
@@ -31,10 +36,13 @@ from fedstrategies.pruning import (
     PruningLaw,
     SquaredActivations,
 )
+from fedstrategies.pruning.squares import LEAST_NORM
 from fedstrategies.reduce import sum_over_clients
 from fedstrategies.robust import Aggregator
 
 __all__ = ["Calibration", "Gathering", "gathering_for"]
+
+logger = logging.getLogger("flwr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +54,8 @@ class Calibration:
     every : int
         E >= 1: in rounds 1, 1 + E, 1 + 2E, ...
     max_norm : float
-        C > 0: to which norm a private client scales the sums of squares of each example down,
-        which its noise is a multiple of. Infinity, where nobody is private.
+        C >= 1e-100: to which norm a private client scales the sums of squares of each example
+        down, which its noise is a multiple of. Infinity, where nobody is private.
 
     Raises
     ------
@@ -81,8 +89,8 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"every = {self.every}: calibration takes place in some round")
-        if not self.max_norm > 0:
-            raise ValueError(f"max_norm = {self.max_norm} is not positive")
+        if not self.max_norm >= LEAST_NORM:
+            raise ValueError(f"max_norm = {self.max_norm} is below {LEAST_NORM}")
 
     def due(self, round: int) -> bool:
         """Whether a round (from 1) is one of calibration."""
@@ -118,6 +126,7 @@ class Gathering:
         self._calibration, self._pruning = calibration, pruning
         self._statistic = SquaredActivations(groups=groups, max_norm=calibration.max_norm)
         self.means: Tensor | None = None
+        self._silent: tuple[str, ...] = ()
 
     def asked(self, round: int) -> SquaredActivations | None:
         """What the clients of a round are to tell; None: nothing."""
@@ -130,10 +139,32 @@ class Gathering:
             return replace(self._pruning, criterion=Magnitude())
         known = Calibrated(
             criterion=self._pruning.criterion,  # type: ignore[arg-type]  # it needs activations
-            statistics=self._statistic.statistics(self.means),
+            statistics={
+                name: _relative(found)
+                for name, found in self._statistic.statistics(self.means).items()
+            },
             fallback=Magnitude(),
         )
         return replace(self._pruning, criterion=known)
+
+    def follow(self, means: Tensor) -> None:
+        """Take note of what a cohort told, and say so if of some layers it told nothing.
+
+        Parameters
+        ----------
+        means : Tensor
+            What `mean` gave, shape (S,).
+        """
+        self.means = means
+        told = self._statistic.statistics(means)
+        silent = tuple(name for name, one in told.items() if not bool(one.input_squares.any()))
+        if silent and silent != self._silent:
+            logger.warning(
+                "clients told no activations of %s (is the layer called as a module?); its weights "
+                "are kept by magnitude",
+                ", ".join(silent),
+            )
+        self._silent = silent
 
     def mean(
         self, told: Tensor, partition_ids: Tensor, *, aggregator: Aggregator | None = None
@@ -156,8 +187,23 @@ class Gathering:
         return sum_over_clients(told[order], ids, weights=shares)
 
 
+def _relative(found: ActivationStatistics) -> ActivationStatistics:
+    """Activations over the largest of their layer, so that no score leaves the range of floats.
+
+    P_i compares the scores of one weight with each other, and for that the unit does not matter.
+    """
+    largest = max(found.input_squares.max(), found.output_squares.max())
+    if not largest:
+        return found
+    return replace(
+        found,
+        input_squares=found.input_squares / largest,
+        output_squares=found.output_squares / largest,
+    )
+
+
 def gathering_for(
-    calibration: Calibration | None, pruning: PruningLaw, groups: LayerGroups
+    calibration: Calibration | None, pruning: PruningLaw, layers: LayerChoice, groups: LayerGroups
 ) -> Gathering | None:
     """What gathers the activations that P_i needs; None where it needs none.
 
@@ -167,13 +213,15 @@ def gathering_for(
         The user's.
     pruning : PruningLaw
         P_i.
+    layers : LayerChoice
+        L_i.
     groups : LayerGroups
         Of the model.
 
     Raises
     ------
     ValueError
-        If it needs some and ``calibration`` is missing, or the reverse.
+        If it needs some and ``calibration`` is missing, or the reverse, or if nothing is pruned.
     """
     criterion = getattr(pruning, "criterion", None)
     if not (isinstance(pruning, GlobalPruning) and getattr(criterion, "needs_activations", False)):
@@ -184,5 +232,11 @@ def gathering_for(
         raise ValueError(
             f"pruning by {pruning.spec} needs activations: give calibration=Calibration(), so "
             "that clients tell of theirs, or a criterion that is Calibrated already"
+        )
+    shares = pruning.keep if isinstance(pruning.keep, tuple) else (pruning.keep,)
+    if isinstance(layers, AllLayers) or min(shares, default=1.0) == 1.0:
+        raise ValueError(
+            f"pruning by {pruning.spec}: nothing is pruned where clients have all layers or keep "
+            "is 1, and activations would be told (and by private clients paid for) in vain"
         )
     return Gathering(calibration=calibration, pruning=pruning, groups=groups)

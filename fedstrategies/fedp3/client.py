@@ -28,7 +28,8 @@ __all__ = ["FedP3Client"]
 class FedP3Client(BaseClient):
     """Trains the model it was sent and answers with the layers that are its own.
 
-    With ``privacy`` every local step is one release of the gradient in L_i.
+    With ``privacy`` every local step is one release of the gradient in L_i, and so is what it
+    tells of activations when the server asks for them.
 
     Parameters
     ----------

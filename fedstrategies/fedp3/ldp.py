@@ -16,12 +16,15 @@ __all__ = ["LDPFedP3"]
 class LDPFedP3(FedP3):
     """FedP3 under local differential privacy: each local step is one release of the client.
 
+    So is each telling of activations, if the strategy has a `Calibration`.
+
     The clients must be private (``FedP3Client(..., privacy=Privacy(...))``): the gradient of each
     example is clipped to norm C jointly over the layers in L_i, summed over a Poisson sample,
     and noise N(0, sigma^2 C^2) added to every coordinate of L_i; l2 comes after. Only L_i is
     trained (``trained="assigned"``), so that the points asked about are functions of what was
-    released; P_i looks at the server's model and Q_i at public draws, never at data. Neighbouring
-    shards differ by setting one record's gradient to zero; their sizes are public.
+    released; P_i looks at the server's model and at released activations, Q_i at public draws,
+    never at data. Neighbouring shards differ by setting what one record adds to a release to zero;
+    their sizes are public.
 
     With sigma = 0 and C infinite it is `FedP3` with ``trained="assigned"``.
 

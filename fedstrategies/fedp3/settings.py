@@ -7,6 +7,8 @@ spec        "fedp3/unstructured/uniform:q=0.5/all": how P_i keeps, Q, what is tr
 
 from __future__ import annotations
 
+from math import isfinite
+
 from fedstrategies.fedp3.algorithm import FedP3Rule, LocalTraining, Trained
 from fedstrategies.fedp3.frames import Downlink
 from fedstrategies.pruning import LayerGroups, SquaredActivations, parse_local_pruning
@@ -55,7 +57,10 @@ def rule_of(constants: tuple[float, ...], spec: str, groups: LayerGroups) -> Fed
             f"the strategies FedP3 and LDPFedP3 of this version, on a model of {len(groups)} layer "
             "groups"
         )
-    words = [int(word) for word in constants[3:-1]]
+    whole = [int(one) if isfinite(one) else -1 for one in constants[3:]]
+    if min(whole) < 0 or whole[-1] < 1:
+        raise ValueError(f"the server asks for layers {constants[3:-1]} and {constants[-1]} steps")
+    words = whole[:-1]
     bits = [bool(words[place // _WORD] >> place % _WORD & 1) for place in range(len(groups))]
     return FedP3Rule(
         downlink=Downlink(
@@ -64,7 +69,7 @@ def rule_of(constants: tuple[float, ...], spec: str, groups: LayerGroups) -> Fed
         training=LocalTraining(
             stepsize=constants[1], max_norm=constants[2], pruning=parse_local_pruning(parts[2])
         ),
-        local_steps=(int(constants[-1]),),
+        local_steps=(whole[-1],),
         trained=_TRAINED[parts[3]],
         activations=squares,
     )

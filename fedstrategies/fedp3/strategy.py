@@ -141,8 +141,7 @@ class FedP3(BaseStrategy):
         self.trained: Trained = trained
         self.personal_head = personal_head
         self.calibration = calibration
-        self.calibration = calibration
-        self.gathering = gathering_for(calibration, self.pruning, groups)
+        self.gathering = gathering_for(calibration, self.pruning, self.layers, groups)
         if self.gathering is not None and (self.message_privacy or self.max_update_norm):
             raise ValueError(
                 "calibration: message_privacy and max_update_norm bound how far a client moves the "
@@ -312,7 +311,7 @@ class FedP3(BaseStrategy):
         if gathering is None or not found.told.shape[1]:
             return Update(x=mean)
         means = gathering.mean(found.told, found.partition_ids, aggregator=self.aggregator)
-        return Update(x=mean, follow=lambda: setattr(gathering, "means", means))
+        return Update(x=mean, follow=lambda: gathering.follow(means))
 
     def evaluation_constants(self, partition: int) -> tuple[float, ...]:
         """Steps and step size of the personal head, after the last round."""

@@ -72,8 +72,8 @@ def difference(kept: Mapping[str, str | float], here: Mapping[str, str | float])
         if isinstance(there, int | float) and isinstance(value, int | float):
             if isclose(there, value, rel_tol=_SAME) or there == value:
                 continue
-        elif there == value:
-            continue
+        elif there == value or (there is None and value == "None"):
+            continue  # what an earlier version did not know, and is not used here, is no difference
         return f"of a run with {name} = {there}, this one has {value}; build the strategy as it was"
     return None
 

@@ -128,9 +128,10 @@ class PrivateObjectives(BatchedObjective):
         Raises
         ------
         BudgetSpent
-            If the budget of one of them allows no further release; those before it were charged.
+            If the budget of one of them allows no further release; then nobody is charged.
         """
-        chosen = range(len(self)) if clients is None else clients.tolist()
+        chosen = list(range(len(self))) if clients is None else clients.tolist()
+        self._require_solvency(chosen)
         found = [self.members[row].mean_statistic(x, statistic) for row in chosen]
         return torch.stack(found) if found else x.new_empty((0, statistic.dimension)).double()
 
@@ -157,19 +158,23 @@ class PrivateObjectives(BatchedObjective):
 
     def _charge(self, points: Tensor, chosen: list[int]) -> list[tuple[bytes, bytes]]:
         """Charge one release each; the keys of their noise and samples."""
+        self._require_solvency(chosen)
         members = [self.members[row] for row in chosen]
-        broke = [row for row, member in zip(chosen, members, strict=True) if member.spent]
+        numbers = [member.charge() for member in members]
+        return [
+            member.streams(point, number)
+            for member, point, number in zip(members, points, numbers, strict=True)
+        ]
+
+    def _require_solvency(self, chosen: list[int]) -> None:
+        """Nobody is charged for a call that somebody cannot pay."""
+        broke = [row for row in chosen if self.members[row].spent]
         if broke:
             raise BudgetSpent(
                 f"the privacy budget of {len(broke)} of {len(chosen)} clients is spent (rows "
                 f"{', '.join(map(str, broke[:8]))}{', ..' if len(broke) > 8 else ''}); "
                 "leave them out"
             )
-        numbers = [member.charge() for member in members]
-        return [
-            member.streams(point, number)
-            for member, point, number in zip(members, points, numbers, strict=True)
-        ]
 
     def _clipped_means(
         self,

@@ -23,8 +23,9 @@ class GaussianMechanism:
 
     Each example is in S with probability q = B/m. The divisor is the expected size B of the
     sample, a public number; the drawn one is not. Two shards are neighbours if one results from
-    the other by setting one record's gradient to zero; then the sum changes by at most C, and
-    the number of examples m is public.
+    the other by setting one record's gradient to zero (or the vector that takes its place, see
+    `released_statistic`); then the sum changes by at most C, and the number of examples m is
+    public.
 
     Attributes
     ----------

@@ -30,7 +30,7 @@ __all__ = ["PrivateObjective"]
 
 
 class PrivateObjective(Objective):
-    """f_i of which nothing is seen but noisy clipped gradients.
+    """f_i of which nothing is seen but noisy clipped gradients, and statistics released alike.
 
     ``value_and_gradient`` gives
 

@@ -13,6 +13,7 @@ from fedstrategies.objectives import ExampleStatistic, TorchObjective
 from fedstrategies.privacy.clipping import clip_factors
 from fedstrategies.privacy.errors import PrivacyError
 from fedstrategies.privacy.noise import NoisePurpose, poisson_sample, standard_normals, stream_key
+from fedstrategies.privacy.per_example import check_module
 
 if TYPE_CHECKING:
     from fedstrategies.privacy.objective import PrivateObjective
@@ -25,6 +26,11 @@ def released_statistic(private: PrivateObjective, x: Tensor, statistic: ExampleS
 
     With the client's own sigma and rate q, so that it is one more release of the mechanism that
     its gradients are releases of; C is the statistic's. It is charged before anything is computed.
+
+    What is bounded is the vector of each example. As with gradients, a module that makes an
+    example's activations depend on the others of its batch (a normalisation of its own, sequences
+    along the first axis) is not protected by that; Opacus's validator, which is asked, knows the
+    usual layers of this kind.
 
     Parameters
     ----------
@@ -45,7 +51,8 @@ def released_statistic(private: PrivateObjective, x: Tensor, statistic: ExampleS
     BudgetSpent
         If the budget allows no further release; nothing is charged.
     PrivacyError
-        If noise is to be added and C is infinite, or there is no module to look into.
+        If noise is to be added and C is infinite, there is no module to look into, or one whose
+        examples Opacus cannot tell apart. Nothing is charged.
     """
     objective = private.objective
     if not isinstance(objective, TorchObjective):
@@ -57,6 +64,7 @@ def released_statistic(private: PrivateObjective, x: Tensor, statistic: ExampleS
             "noise is a multiple of the norm that each example's activations are scaled down to, "
             "which is infinite; give Calibration a finite max_norm"
         )
+    check_module(objective.module)
     mechanism = replace(private.mechanism, max_grad_norm=statistic.max_norm)
     number = private.charge()
     question = mechanism.question(x, objective.num_examples)

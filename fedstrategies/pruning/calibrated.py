@@ -23,7 +23,8 @@ class Calibrated:
         Such as `Wanda` or `RIA`.
     statistics : mapping of str to ActivationStatistics
         By the name of the weight in the layout (``fc1.weight``), as `calibrate` gives them for
-        the layers (``fc1``). Weights that are missing are scored by ``fallback``.
+        the layers (``fc1``). Weights that are missing are scored by ``fallback``, and so are
+        those of which the activations say nothing, because all scores are zero.
     fallback : LayerCriterion
         For weights without activations, such as convolutions; must need none.
 
@@ -51,4 +52,5 @@ class Calibrated:
         known = self.statistics.get(name)
         if known is None:
             return self.fallback.scores(weight, name=name)
-        return self.criterion.scores(weight, name=name, statistics=known)
+        scores = self.criterion.scores(weight, name=name, statistics=known)
+        return scores if bool(scores.any()) else self.fallback.scores(weight, name=name)

@@ -2,7 +2,7 @@
 
 Client i receives ``W^l`` for l in L_i and ``P_i * W^l`` for all others. P_i prunes each weight
 tensor on its own; biases and the parameters of normalisation layers stay. P_i is a function of
-the server's model alone, never of a client's data.
+the server's model and, for criteria that look at activations, of what clients told of theirs.
 
 Source: Yi et al., "FedP3" (ICLR 2024); dissertation arXiv 2509.08233, chapter on FedP3.
 """

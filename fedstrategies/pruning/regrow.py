@@ -190,7 +190,7 @@ def regrow(
             f"a weight of shape {tuple(weight.shape)} with a mask of {tuple(mask.shape)} and "
             f"activations of {len(statistics.input_sum)} inputs"
         )
-    if not bool(torch.isfinite(statistics.input_sum).all()):
+    if bool(torch.isnan(statistics.input_sum).any()):
         raise ValueError(
             "swaps go by the sums of a layer's inputs, which these activations lack (clients tell "
             "sums of squares alone); prune by a criterion without swaps"

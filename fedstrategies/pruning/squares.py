@@ -6,8 +6,10 @@ positions (tokens, or places of a convolution's window), gives
     sum x^2  (per input feature, in numbers),      sum z^2  (per output unit, out numbers),
 
 and the layers' numbers stand one after the other, in the order of the flat vector. That is all that
-the criteria of post-training pruning need to know of the data: no example, no activation and no
-product of two of them leaves a client. Layers that nobody prunes (the classifier) are left out.
+the criteria of post-training pruning need to know of the data. Of a mean over many examples it says
+little about one of them; of one example it says nearly everything (the first layer's inputs are the
+data, and a square has a root), so that small shards need privacy. Layers that nobody prunes (the
+classifier) are left out.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from fedstrategies.pruning.activations import ActivationStatistics
 from fedstrategies.pruning.calibration import watching
 from fedstrategies.pruning.groups import Entry, LayerGroups
 
-__all__ = ["SquaredActivations", "is_watchable"]
+__all__ = ["LEAST_NORM", "SquaredActivations", "is_watchable"]
+
+LEAST_NORM = 1e-100
+"""Noise of a scale much below would be a few denormal numbers, or none."""
 
 
 def is_watchable(module: nn.Module, leaf: str) -> bool:
@@ -59,21 +64,22 @@ class SquaredActivations:
     groups : LayerGroups
         Of the model; weights that are not `Entry.watchable`, and the classifier's, are left out.
     max_norm : float
-        C > 0: to which norm an example's vector is scaled down where noise is to hide it;
+        C >= 1e-100: to which norm an example's vector is scaled down where noise is to hide it;
         infinity: it is not.
 
     Raises
     ------
     ValueError
-        If the norm is not positive, or there is no weight to watch.
+        If the norm is smaller (noise that is a multiple of it must not vanish in float64), or
+        there is no weight to watch.
     """
 
     groups: LayerGroups
     max_norm: float = inf
 
     def __post_init__(self) -> None:
-        if not self.max_norm > 0:
-            raise ValueError(f"max_norm = {self.max_norm} is not positive")
+        if not self.max_norm >= LEAST_NORM:
+            raise ValueError(f"max_norm = {self.max_norm} is below {LEAST_NORM}")
         if not self.entries:
             raise ValueError(
                 "the model has no linear layer or convolution beside its classifier whose "
@@ -108,6 +114,11 @@ class SquaredActivations:
         layers = [entry.name.rpartition(".")[0] for entry in self.entries]
 
         def add(name: str, layer: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+            if inputs.ndim < 2 or (seen and len(inputs) != len(next(iter(seen.values())))):
+                raise ValueError(
+                    f"{name!r} is given {tuple(inputs.shape)}, where the first axis should be that "
+                    "of the examples"
+                )
             found = _squares(layer, inputs, outputs)
             seen[name] = seen[name] + found if name in seen else found
 

@@ -92,6 +92,7 @@ def test_mushrooms_at_epsilon_four(config, tmp_path, options):
             **NETWORK,
             "participation": 4,
             "local-steps": 2,
+            "layers": "opu2",
             "keep": 0.5,
             "pruning": "wanda",
             "calibrate-norm": 10.0,

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from flwr.app import Context
-from torch import Tensor
+from flwr.app import ConfigRecord, Context
+from torch import Tensor, nn
 
 from fedstrategies.engines import CohortGrid
 from fedstrategies.fedp3 import Calibration, FedP3, FedP3Client, LDPFedP3, parse_layers
+from fedstrategies.fedp3.calibration import Gathering
+from fedstrategies.fedp3.settings import rule_of
 from fedstrategies.flower import AllClientsFailed, client_app
 from fedstrategies.objectives import TorchObjective
-from fedstrategies.privacy import Ledger, MessagePrivacy, Privacy
+from fedstrategies.privacy import Budget, Ledger, MessagePrivacy, Privacy
 from fedstrategies.pruning import (
     RIA,
     ActivationStatistics,
@@ -28,6 +31,7 @@ from fedstrategies.pruning import (
     StochRIA,
     SymWanda,
     Wanda,
+    layer_groups,
 )
 from fedstrategies.robust import Median
 from fedstrategies.sampling import NiceSampling
@@ -35,6 +39,7 @@ from tests.fedp3.setting import CLIENTS, Setting
 from tests.flower.faults import Faults, FaultyGrid
 
 CRITERIA = (Wanda(), SymWanda(), SymWanda(side="output"), RIA(), StochRIA())
+_SHARED = ("first.weight", "middle.weight")
 TOLD = (9 + 4) + (36 + 6) + (24 + 8)
 """Inputs and outputs of the two convolutions and the hidden layer."""
 
@@ -238,6 +243,90 @@ def test_a_robust_rule_guards_what_is_told_too(setting: Setting) -> None:
     assert float((guarded / honest)[seen].max()) < 10
 
 
+def gathering(setting: Setting, criterion: Any) -> Gathering:
+    found = fedp3(setting, pruning=GlobalPruning(keep=0.5, criterion=criterion)).gathering
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("criterion", [*CRITERIA, RIA(exponent=3.0)], ids=lambda one: one.spec)
+def test_enormous_numbers_end_no_round(setting: Setting, criterion: Any) -> None:
+    """What one client can tell and no check of the wire refuses."""
+    found = gathering(setting, criterion)
+    told = torch.ones(CLIENTS, TOLD)
+    told[0, ::3] = 3e38
+    found.follow(found.mean(told, torch.arange(CLIENTS)))
+    mask = found.law.mask(setting.x, setting.groups, 0.5)
+    assert int(mask.sum()) < len(mask)
+
+
+def test_the_mean_is_that_of_clients_whatever_their_order(setting: Setting) -> None:
+    found = gathering(setting, Wanda())
+    told = torch.rand(5, TOLD, generator=torch.Generator().manual_seed(0)) ** 20
+    ids = torch.tensor([40, 3, 71, 0, 33])
+    order = torch.tensor([4, 2, 0, 3, 1])
+    assert torch.equal(found.mean(told, ids), found.mean(told[order], ids[order]))
+    torch.testing.assert_close(found.mean(told, ids), told.mean(0))
+
+
+class Unseen(nn.Module):
+    """Uses its first layer's weight without calling the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.middle = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = nn.functional.linear(images[:, 0, 0], self.first.weight, self.first.bias)
+        out: Tensor = self.head(torch.tanh(self.middle(torch.tanh(hidden))))
+        return out
+
+
+def test_a_layer_of_which_nothing_is_told_is_pruned_by_magnitude(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = Unseen()
+    setting.module, setting.groups = module, layer_groups(module)
+    setting.objectives = [
+        TorchObjective(module=module, loss=torch.nn.CrossEntropyLoss(), data=one.examples.tensors)  # type: ignore[arg-type]
+        for one in setting.objectives
+    ]
+    strategy = run(setting, fedp3(setting), 2)
+    assert caplog.text.count("clients told no activations of first.weight") == 1
+    assert strategy.gathering is not None
+    mask = strategy.gathering.law.mask(strategy.x, setting.groups, 0.5)
+    plain = GlobalPruning(keep=0.5).mask(strategy.x, setting.groups, 0.5)
+    first, middle = (e.span for e in setting.groups.entries if e.name in _SHARED)
+    assert torch.equal(mask[first], plain[first])
+    assert not torch.equal(mask[middle], plain[middle])
+
+
+def test_the_server_may_ask_for_nothing_that_makes_no_sense(setting: Setting) -> None:
+    strategy = fedp3(setting)
+    strategy.set_up(setting.start, CohortGrid(setting.app, num_clients=CLIENTS))
+    asked = strategy.plan(1)[0]
+    constants = asked.constants_of(0)
+    assert rule_of(constants, asked.spec, setting.groups).activations is not None
+    plain = asked.spec.rpartition("/")[0]
+    for norm in ("nan", "-1", "0", "1e-320", "", "x", "9" * 10):
+        if norm == "9" * 10:
+            rule = rule_of(constants, f"{plain}/squares:{norm}", setting.groups)
+            assert rule.activations is not None
+            continue
+        with pytest.raises(ValueError, match=r"max_norm|float"):
+            rule_of(constants, f"{plain}/squares:{norm}", setting.groups)
+    for place in (3, -1):
+        for wrong in (inf, -inf, nan, -2.0):
+            changed = [*constants]
+            changed[place] = wrong
+            with pytest.raises(ValueError, match="the server asks for layers"):
+                rule_of(tuple(changed), asked.spec, setting.groups)
+
+
 def grid_of(setting: Setting, privacy: Privacy | None, **options: Any) -> CohortGrid:
     def client(context: Context) -> FedP3Client:
         partition = int(context.node_config["partition-id"])
@@ -248,19 +337,19 @@ def grid_of(setting: Setting, privacy: Privacy | None, **options: Any) -> Cohort
     return CohortGrid(client_app(client), num_clients=CLIENTS, **options)
 
 
-def ldp(setting: Setting, *, norm: float = 5.0, layers: str = "lowerb") -> LDPFedP3:
+def ldp(setting: Setting, *, norm: float = 5.0, layers: str = "lowerb", every: int = 2) -> LDPFedP3:
     return LDPFedP3(
         groups=setting.groups,
         layers=parse_layers(layers),
         pruning=GlobalPruning(keep=0.5, criterion=Wanda()),
-        calibration=Calibration(every=2, max_norm=norm),
+        calibration=Calibration(every=every, max_norm=norm),
         stepsize=0.1,
         local_steps=2,
         fraction_evaluate=0.0,
     )
 
 
-@pytest.mark.parametrize(("layers", "fast"), [("all", "require"), ("lowerb", "never")])
+@pytest.mark.parametrize(("layers", "fast"), [("opu3", "require"), ("lowerb", "never")])
 def test_a_private_client_is_charged_one_release_more(layers: str, fast: str) -> None:
     pytest.importorskip("opacus")
     setting = Setting()
@@ -279,6 +368,61 @@ def test_a_private_client_is_charged_one_release_more(layers: str, fast: str) ->
     assert torch.equal(one.x, other.x)
     assert torch.equal(known(one), known(other))
     assert one.bytes == other.bytes
+
+
+def test_where_budgets_end_nobody_pays_for_a_round_that_others_cannot_pay() -> None:
+    """Two steps and a telling: a client with three releases left, beside one with two."""
+    pytest.importorskip("opacus")
+    setting = Setting()
+
+    def budget(releases: int) -> Budget:
+        spent = Ledger().charge(noise_multiplier=2.0, sample_rate=1.0, steps=releases)
+        return Budget(epsilon=spent.epsilon(1e-5) * (1 + 1e-9), delta=1e-5)
+
+    def client(context: Context) -> FedP3Client:
+        partition = int(context.node_config["partition-id"])
+        privacy = Privacy(
+            max_grad_norm=1.0,
+            noise_multiplier=2.0,
+            simulated_seed=0,
+            budget=budget({0: 3, 1: 2}.get(partition, 9)),
+        )
+        return FedP3Client(
+            context, objective=setting.objectives[partition], groups=setting.groups, privacy=privacy
+        )
+
+    strategies = []
+    for fast in ("require", "never"):
+        strategy = ldp(setting, layers="opu3")
+        grid = CohortGrid(client_app(client), num_clients=CLIENTS, fast=fast)  # type: ignore[arg-type]
+        strategy.start(grid, setting.start, num_rounds=1)
+        assert strategy.participants == CLIENTS - 1
+        strategies.append(strategy)
+    one, other = strategies
+    assert torch.equal(one.x, other.x)
+    assert torch.equal(known(one), known(other))
+    assert [one.accounts.ledger(0).releases, one.accounts.ledger(2).releases] == [3, 3]
+
+
+def test_a_telling_that_nobody_heard_of_is_charged_once() -> None:
+    """All replies of a round are lost, a node forgets everything, and the round comes again."""
+    pytest.importorskip("opacus")
+    setting = Setting()
+    privacy = Privacy(max_grad_norm=1.0, noise_multiplier=2.0, simulated_seed=0)
+    app = grid_of(setting, privacy).app
+    grid = FaultyGrid(app, num_clients=CLIENTS, faults=Faults())
+    strategy, arrays, config = ldp(setting, every=1), setting.start, ConfigRecord()
+    for faults in (Faults(), Faults(lose_reply=1.0), Faults()):
+        grid.faults = faults
+        replies = list(grid.send_and_receive(strategy.configure_train(1, arrays, config, grid)))
+        changed, _ = strategy.aggregate_train(1, replies)
+        if changed is None:
+            grid.wipe(list(grid.contexts)[3])
+        else:
+            arrays = changed
+    assert strategy.round == 2
+    found = [strategy.accounts.ledger(client).releases for client in range(CLIENTS)]
+    assert found == [3 * (2 + 1)] * CLIENTS
 
 
 def test_without_noise_and_bound_it_tells_what_others_tell() -> None:
@@ -310,6 +454,9 @@ def refusals(setting: Setting) -> Sequence[tuple[dict[str, Any], str]]:
         ({"pruning": None}, "calibration: pruning by magnitude needs no activations"),
         ({"message_privacy": hides}, "is no such move"),
         ({"max_update_norm": 1.0}, "is no such move"),
+        ({"layers": None}, "nothing is pruned where clients have all layers"),
+        ({"pruning": GlobalPruning(criterion=Wanda())}, "nothing is pruned"),
+        ({"pruning": GlobalPruning(criterion=Wanda(), keep=(1.0,) * 8)}, "nothing is pruned"),
     )
 
 
@@ -317,7 +464,7 @@ def test_what_does_not_go_together_is_refused(setting: Setting) -> None:
     for options, why in refusals(setting):
         with pytest.raises(ValueError, match=why):
             fedp3(setting, **options)
-    for wrong in ({"every": 0}, {"max_norm": 0.0}, {"max_norm": float("nan")}):
+    for wrong in ({"every": 0}, {"max_norm": 0.0}, {"max_norm": 1e-320}, {"max_norm": nan}):
         with pytest.raises(ValueError, match="="):
             Calibration(**wrong)  # type: ignore[arg-type]
 

@@ -101,7 +101,7 @@ def test_nothing_is_left_on_the_module_or_its_replica() -> None:
     assert torch.equal(one.value(x), before)
 
 
-def test_a_module_that_mixes_its_examples_is_refused() -> None:
+def test_rows_that_are_not_its_examples_are_refused() -> None:
     (one,) = objectives(Folding(), (5,))
     statistic = SquaredActivations(groups=layer_groups(one.module))
     with pytest.raises(ValueError, match="5 examples gave 10 rows of activations: Folding"):

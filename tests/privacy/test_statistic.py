@@ -17,6 +17,7 @@ from fedstrategies.privacy import (
     PrivateObjective,
     simulated_secret,
 )
+from fedstrategies.privacy.noise import NoisePurpose, stream_key
 from fedstrategies.pruning import SquaredActivations, layer_groups
 from tests.privacy.clients import logistic, network, normal, private, start
 
@@ -117,15 +118,83 @@ def test_one_question_has_one_answer_and_two_never_share_their_noise() -> None:
     assert torch.equal(first, noise(3, x, 2.0))
     for other in (noise(4, x, 2.0), noise(3, x + 1, 2.0), noise(3, x, 3.0)):
         assert float((other - first).abs().min()) > 1e-6
-    client = private(
-        objective,
-        ledger=Ledger().charge(  # type: ignore[no-untyped-call]
-            noise_multiplier=2.0, sample_rate=1.0, steps=3
-        ),
+    # Gradients of the same norm at the same point and number: no stream is theirs.
+    spent = Ledger().charge(noise_multiplier=2.0, sample_rate=1.0, steps=3)
+    plain = private(objective, max_grad_norm=2.0, noise_multiplier=0.0)  # type: ignore[no-untyped-call]
+    client = private(objective, max_grad_norm=2.0, ledger=spent)  # type: ignore[no-untyped-call]
+    gradient = client.value_and_gradient(x)[1] - plain.value_and_gradient(x)[1]
+    assert float((gradient[: len(first)] / 2.0 - first).abs().min()) > 1e-6
+
+
+def test_the_streams_are_named_apart_from_those_of_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    objective, x = setting()
+    made: list[tuple[NoisePurpose, bytes]] = []
+
+    def noted(secret: object, number: int, purpose: NoisePurpose, *, question: bytes) -> bytes:
+        made.append((purpose, question))
+        return stream_key(simulated_secret(0, 0), number, purpose, question=question)
+
+    monkeypatch.setattr("fedstrategies.privacy.statistic.stream_key", noted)
+    client = private(objective, max_grad_norm=2.0)  # type: ignore[no-untyped-call]
+    client.mean_statistic(x, squares(objective, max_norm=2.0))
+    assert [purpose for purpose, _ in made] == [NoisePurpose.SAMPLE, NoisePurpose.STATISTIC]
+    own = client.mechanism.question(x, objective.num_examples)
+    assert all(question == b"statistic" + own for _, question in made)
+
+
+def test_an_example_that_is_not_finite_counts_as_none() -> None:
+    objective, x = setting()
+    features, targets = objective.examples.take(None, torch.device("cpu"))
+    wild = features.clone()
+    wild[4, 2] = math.inf
+    broken = TorchObjective(module=objective.module, loss=objective.loss, data=(wild, targets))
+    found = private(broken, noise_multiplier=0.0).mean_statistic(  # type: ignore[no-untyped-call]
+        x, squares(objective, max_norm=1e6)
     )
-    gradient = client.value_and_gradient(x)[1]
-    clean = private(objective, noise_multiplier=0.0).value_and_gradient(x)[1]  # type: ignore[no-untyped-call]
-    assert float(((gradient - clean)[:10] / 0.5 - first).abs().min()) > 1e-6
+    rows = rows_of(objective, x)
+    rest = rows.sum(0) - rows[4]
+    torch.testing.assert_close(found, rest / len(rows), rtol=1e-12, atol=0)
+
+
+def test_it_is_charged_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, x = setting()
+    client = private(objective)  # type: ignore[no-untyped-call]
+
+    def failing(*args: object, **kwargs: object) -> Tensor:
+        raise RuntimeError("the module failed")
+
+    monkeypatch.setattr(type(objective.autograd), "total", failing)
+    with pytest.raises(RuntimeError, match="the module failed"):
+        client.mean_statistic(x, squares(objective, max_norm=1.0))
+    assert client.ledger.releases == 1
+
+
+def test_a_module_that_came_to_couple_its_examples_is_refused() -> None:
+    module = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 3))
+    module[1].eval()
+    objective = network(module)  # type: ignore[no-untyped-call]
+    client = private(objective)  # type: ignore[no-untyped-call]
+    module[1].train()
+    with pytest.raises(PrivacyError, match="BatchNorm makes each example depend"):
+        client.mean_statistic(start(objective), squares(objective, max_norm=1.0))  # type: ignore[no-untyped-call]
+    assert client.ledger == Ledger()
+
+
+def test_all_must_be_able_to_pay_or_nobody_is_charged() -> None:
+    objective, x = setting()
+    spent = Ledger().charge(noise_multiplier=2.0, sample_rate=1.0, steps=5)
+    budget = Budget(epsilon=spent.epsilon(1e-5), delta=1e-5)
+    rich = private(objective, budget=budget)  # type: ignore[no-untyped-call]
+    poor = private(objective, budget=budget, ledger=spent)  # type: ignore[no-untyped-call]
+    both = PrivateObjective.stack([rich, poor])
+    with pytest.raises(BudgetSpent, match="1 of 2 clients"):
+        both.mean_statistics(x, squares(objective, max_norm=1.0))
+    assert rich.ledger == Ledger()
+    one = both.mean_statistics(x, squares(objective, max_norm=1.0), clients=torch.tensor([0]))
+    again = private(objective).mean_statistic(x, squares(objective, max_norm=1.0))  # type: ignore[no-untyped-call]
+    assert torch.equal(one[0], again)
 
 
 def test_where_the_budget_ends_nothing_is_charged() -> None:

@@ -206,8 +206,8 @@ def test_what_can_be_watched_is_known_from_the_module() -> None:
 
 def test_what_makes_no_sense_is_refused() -> None:
     groups = layer_groups(seeded(lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))))
-    for norm in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="not positive"):
+    for norm in (0.0, -1.0, 1e-320, float("nan")):
+        with pytest.raises(ValueError, match="is below 1e-100"):
             SquaredActivations(groups=groups, max_norm=norm)
     assert SquaredActivations(groups=groups).max_norm == inf
     with pytest.raises(ValueError, match="beside its classifier"):
@@ -218,6 +218,24 @@ def test_what_makes_no_sense_is_refused() -> None:
         pytest.raises(ValueError, match="calls none of its layers"),
     ):
         rows()
+
+
+class Unbatched(nn.Module):
+    """Gives its first layer one vector, whatever comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, 2)
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.head(features + self.first(features[0]))
+        return out
+
+
+def test_a_layer_that_is_not_given_examples_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'first' is given \(2,\), where the first axis"):
+        watched(seeded(Unbatched), drawn(3, 2))
 
 
 def test_no_hook_stays_behind() -> None:
