@@ -92,10 +92,14 @@ class Accounts:
         return sum(work for _, work in self._open[partition])
 
     def account(self, partition: int) -> Account:
-        """What to tell a client; nothing as long as no client has turned out to be private."""
-        if not (self._private or any(asked < 0 for asked, _ in self._open[partition])):
-            return Account()
+        """What to tell a client before the next request.
+
+        Nothing as long as no client has turned out to be private, unless this one was asked before
+        and nobody knows whether it is: its first answers may be lost, and its record with them.
+        """
         owed = min(self.unanswered(partition), MOST_OWED)
+        if not (self._private or (owed and partition not in self._plain)):
+            return Account()
         return Account(ledger=self._ledgers[partition], unanswered=owed)
 
     def asked(self, partition: int, sequence: int, work: int) -> None:

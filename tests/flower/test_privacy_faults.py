@@ -269,6 +269,19 @@ def test_what_is_unheard_of_is_charged_by_its_own_local_steps(setting: Setting) 
     assert server_releases(strategy) == [5 + 5 + 1] * CLIENTS
 
 
+def test_what_is_lost_before_anybody_was_heard_is_charged(setting: Setting) -> None:
+    """Not one reply of the first round arrives, and a node forgets what it released in it."""
+    app = app_of(setting, SIMULATED, ScafflixClient)
+    grid = FaultyGrid(app, num_clients=CLIENTS, faults=Faults(lose_reply=1.0))
+    strategy = FedAvg(local_steps=5, stepsize=0.1)
+    arrays = one_round(strategy, grid, setting.start)
+    assert strategy.round == 0
+    wipe(grid, 3)
+    grid.faults = Faults()
+    one_round(strategy, grid, arrays)
+    assert server_releases(strategy) == [5 + 5] * CLIENTS
+
+
 def test_the_fast_path_waits_until_a_lost_record_is_settled(setting: Setting) -> None:
     app = app_of(setting, SIMULATED, SPPMClient)
     grid = FaultyGrid(app, num_clients=CLIENTS, faults=Faults())
@@ -412,8 +425,14 @@ def test_no_ledger_keeps_a_report_of_epsilon_waiting() -> None:
 def test_accounts_and_what_is_told_of_them_survive_the_wire() -> None:
     accounts = Accounts(3)
     accounts.asked(1, 1, 4)
-    assert accounts.account(1) == Account()
+    # Nobody knows yet whether this client is private, nor whether it has answered.
+    assert accounts.account(1) == Account(unanswered=4)
+    assert accounts.account(2) == Account()
     assert Account().to_bytes() == b""
+    plain = Accounts(1)
+    plain.heard_plain(0, up_to=1)
+    plain.asked(0, 2, 3)
+    assert plain.account(0) == Account()
     accounts.heard(0, releases(2), up_to=1)
     accounts.asked(0, 2, 3)
     accounts.asked(0, 3, 5)
