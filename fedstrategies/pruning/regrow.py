@@ -25,8 +25,8 @@ with the publication's finding that results hardly depend on the gammas.
 How many swaps a row may make is part of the method: without the same-sign rule a row near its
 threshold goes on exchanging weights to and fro until the number is used up, and the candidates get
 worse each time. The published 50 are 1.2 % of a row of 4096. In a row of 64 they are most of it,
-and perplexity is then that of a random mask (docs/results/pruning.md). So shorter rows may make the
-same share.
+and what comes out is far worse than magnitude (docs/results/pruning.md). So shorter rows may make
+the same share.
 
 Source: Zhang et al., "Dynamic sparse no training" (ICLR 2024) and its repository for the loop;
 Yi and Richtarik, "Symmetric pruning of large language models" (2025); dissertation arXiv
