@@ -27,17 +27,14 @@ from fedstrategies.pruning.local_pruning import (
     OrderedDropout,
     UniformPruning,
 )
-from fedstrategies.pruning.method import (
-    PRUNING_METHODS,
-    PruningMethod,
-    parse_method,
-    parse_pattern,
-)
+from fedstrategies.pruning.method import PruningMethod
+from fedstrategies.pruning.method_spec import PRUNING_METHODS, parse_method, parse_pattern
 from fedstrategies.pruning.norms import Subsets
 from fedstrategies.pruning.patterns import Pattern, SemiStructured, Unstructured
 from fedstrategies.pruning.pieces import Blocks
 from fedstrategies.pruning.post_training import PrunedLayer, prune_module
-from fedstrategies.pruning.regrow import Regrowing, Regrown, regrow
+from fedstrategies.pruning.regrow import Regrown, regrow
+from fedstrategies.pruning.regrowing import Regrowing
 from fedstrategies.pruning.scores import (
     relative_importance,
     ria_scores,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from flwr.app import Array, ArrayRecord, Context
 from torch import Tensor, nn
 
+from fedstrategies.engines import CohortGrid
 from fedstrategies.fedp3 import FedP3Client
 from fedstrategies.flower import FedApp, client_app
 from fedstrategies.objectives import TorchObjective
+from fedstrategies.privacy import Privacy
 from fedstrategies.pruning import LayerGroups, layer_groups
 
 CLIENTS = 8
@@ -66,3 +70,15 @@ class Setting:
     @property
     def app(self) -> FedApp:
         return client_app(self.client)
+
+
+def grid_of(setting: Setting, privacy: Privacy | None, **options: Any) -> CohortGrid:
+    """The clients, private or not, on a grid."""
+
+    def client(context: Context) -> FedP3Client:
+        partition = int(context.node_config["partition-id"])
+        return FedP3Client(
+            context, objective=setting.objectives[partition], groups=setting.groups, privacy=privacy
+        )
+
+    return CohortGrid(client_app(client), num_clients=CLIENTS, **options)

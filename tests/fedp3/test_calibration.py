@@ -35,7 +35,7 @@ from fedstrategies.pruning import (
 )
 from fedstrategies.robust import Median
 from fedstrategies.sampling import NiceSampling
-from tests.fedp3.setting import CLIENTS, Setting
+from tests.fedp3.setting import CLIENTS, Setting, grid_of
 from tests.flower.faults import Faults, FaultyGrid
 
 CRITERIA = (Wanda(), SymWanda(), SymWanda(side="output"), RIA(), StochRIA())
@@ -325,16 +325,6 @@ def test_the_server_may_ask_for_nothing_that_makes_no_sense(setting: Setting) ->
             changed[place] = wrong
             with pytest.raises(ValueError, match="the server asks for layers"):
                 rule_of(tuple(changed), asked.spec, setting.groups)
-
-
-def grid_of(setting: Setting, privacy: Privacy | None, **options: Any) -> CohortGrid:
-    def client(context: Context) -> FedP3Client:
-        partition = int(context.node_config["partition-id"])
-        return FedP3Client(
-            context, objective=setting.objectives[partition], groups=setting.groups, privacy=privacy
-        )
-
-    return CohortGrid(client_app(client), num_clients=CLIENTS, **options)
 
 
 def ldp(setting: Setting, *, norm: float = 5.0, layers: str = "lowerb", every: int = 2) -> LDPFedP3:

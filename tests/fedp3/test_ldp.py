@@ -7,22 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import Context
 
-from fedstrategies.engines import CohortGrid
 from fedstrategies.fedp3 import (
     CapacityLayers,
     FedP3,
-    FedP3Client,
     LDPFedP3,
     PersonalHead,
     parse_layers,
 )
-from fedstrategies.flower import AllClientsFailed, client_app
+from fedstrategies.flower import AllClientsFailed
 from fedstrategies.privacy import Ledger, Privacy
 from fedstrategies.pruning import GlobalPruning, UniformPruning
 from fedstrategies.sampling import NiceSampling
-from tests.fedp3.setting import CLIENTS, SIZES, Setting
+from tests.fedp3.setting import SIZES, Setting, grid_of
 
 pytest.importorskip("opacus", reason="the extra 'privacy' is not installed")
 
@@ -32,19 +29,6 @@ STEP = 0.1
 @pytest.fixture
 def setting() -> Setting:
     return Setting()
-
-
-def grid_of(setting: Setting, privacy: Privacy | None, fast: Any = "auto") -> CohortGrid:
-    def client(context: Context) -> FedP3Client:
-        partition = int(context.node_config["partition-id"])
-        return FedP3Client(
-            context,
-            objective=setting.objectives[partition],
-            groups=setting.groups,
-            privacy=privacy,
-        )
-
-    return CohortGrid(client_app(client), num_clients=CLIENTS, fast=fast)
 
 
 def simulated(sigma: float, norm: float = 1.0, **options: Any) -> Privacy:
@@ -131,12 +115,12 @@ def test_whole_models_take_the_fast_path_and_parts_do_not(setting: Setting) -> N
     results = []
     for fast in ("require", "never"):
         strategy = LDPFedP3(**options)
-        strategy.start(grid_of(setting, simulated(2.0), fast), setting.start, num_rounds=3)
+        strategy.start(grid_of(setting, simulated(2.0), fast=fast), setting.start, num_rounds=3)
         results.append(strategy.x)
     assert torch.equal(*results)
     parts = LDPFedP3(**options, layers=parse_layers("opu2"))
     with pytest.raises(ValueError, match="the fast path is required but not possible"):
-        parts.start(grid_of(setting, simulated(2.0), "require"), setting.start, num_rounds=1)
+        parts.start(grid_of(setting, simulated(2.0), fast="require"), setting.start, num_rounds=1)
 
 
 def test_parts_never_take_the_fast_path_whatever_the_first_cohort_is(setting: Setting) -> None:
@@ -144,7 +128,7 @@ def test_parts_never_take_the_fast_path_whatever_the_first_cohort_is(setting: Se
     layers = CapacityLayers(capacity=(10**6,) * 4 + (400,) * 4)
     options = {"layers": layers, "sampling": NiceSampling(cohort_size=1), "seed": 1}
     strategy = LDPFedP3(groups=setting.groups, stepsize=STEP, **options)
-    grid = grid_of(setting, simulated(2.0), "require")
+    grid = grid_of(setting, simulated(2.0), fast="require")
     with pytest.raises(ValueError, match="private clients release parts of their models"):
         strategy.start(grid, setting.start, num_rounds=1)
 
@@ -173,7 +157,7 @@ def test_what_is_trained_and_not_sent_is_refused(setting: Setting) -> None:
     with pytest.raises(ValueError, match="trained: a private client trains what it releases"):
         LDPFedP3(groups=setting.groups, trained="all")
     plain = FedP3(groups=setting.groups, layers=parse_layers("opu2"), stepsize=STEP)
-    grid = grid_of(setting, simulated(1.0), "never")
+    grid = grid_of(setting, simulated(1.0), fast="never")
     with pytest.raises(AllClientsFailed, match="a private client trains what it releases"):
         plain.start(grid, setting.start, num_rounds=1)
     whole = FedP3(groups=setting.groups, stepsize=STEP, personal_head=head)
