@@ -15,11 +15,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from fedstrategies.compressors import Floats, Identity, Payload, RandK, TopK, parse_compressor
 from fedstrategies.efbv import DIANA, EF21, EFBV, EFBVClient, GradientDescent
 from fedstrategies.engines import CohortGrid
-from fedstrategies.fedp3 import FedP3
+from fedstrategies.fedp3 import Calibration, FedP3, parse_layers
 from fedstrategies.flower import BaseStrategy
 from fedstrategies.flower.control import Response, Status
 from fedstrategies.flower.records import CONTROL, LEDGER, raw_array
 from fedstrategies.privacy import Ledger as PrivacyLedger
+from fedstrategies.pruning import RIA, GlobalPruning
 from fedstrategies.robust import Median
 from fedstrategies.sampling import NiceSampling
 from fedstrategies.scafflix import FLIX, FedAvg, IScaffnew, Scafflix, Scaffnew
@@ -95,6 +96,16 @@ def _fedp3(**settings: Any) -> FedP3:
     return FedP3(groups=_network().groups, stepsize=0.1, **settings)
 
 
+def _fedp3_told(**settings: Any) -> FedP3:
+    settings.pop("max_update_norm", None)  # squares of activations are no move of a model
+    return _fedp3(
+        layers=parse_layers("lowerb"),
+        pruning=GlobalPruning(keep=0.5, criterion=RIA(exponent=3.0)),
+        calibration=Calibration(),
+        **settings,
+    )
+
+
 def _with(kind: Callable[..., BaseStrategy], **own: Any) -> Callable[..., BaseStrategy]:
     return lambda **settings: kind(**{**own, **settings})
 
@@ -128,6 +139,7 @@ METHODS: dict[str, Method] = {
     "localgd": Method(_cohorts, _with(LocalGD, local_steps=2)),
     "fedprox": Method(_cohorts, _with(FedProx, local_steps=2)),
     "fedp3": Method(_network, _fedp3),
+    "fedp3-told": Method(_network, _fedp3_told),
 }
 """Every method by name."""
 
