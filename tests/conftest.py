@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,16 @@ def _few_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "draw_picture", lambda directory: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _flowers_log() -> Iterator[None]:
+    """Commands and tests turn Flower's log down or up; the next test finds it as it was."""
+    logger = logging.getLogger("flwr")
+    before = logger.level, logger.propagate
+    yield
+    logger.setLevel(before[0])
+    logger.propagate = before[1]
 
 
 @pytest.fixture
