@@ -9,6 +9,7 @@ import pytest
 from fedstrategies.experiment import Summary, config_from_mapping
 from simulations.reproduce.fedp3.criteria_jobs import CRITERIA, KEEPS, criterion_jobs
 from simulations.reproduce.fedp3.criteria_report import BEGIN, END, write_criteria
+from simulations.reproduce.fedp3.report import MARKERS, write_report
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "pruning.md"
 
@@ -62,3 +63,12 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
 def test_the_published_page_has_its_markers() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1
+
+
+def test_tables_stay_where_there_are_no_runs_to_report_of(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    before = f"{MARKERS[0]}\n\n| kept |\n\n{MARKERS[1]}\n"
+    page.write_text(before)
+    with pytest.raises(ValueError, match="no runs to report of"):
+        write_report(tmp_path / "runs", page)
+    assert page.read_text() == before

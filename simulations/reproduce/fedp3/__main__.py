@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedstrategies.data import DataError
 from fedstrategies.threads import single_threaded
+from simulations.reproduce.command import parser_of
 from simulations.reproduce.fedp3.criteria_jobs import criterion_jobs
 from simulations.reproduce.fedp3.criteria_report import write_criteria
 from simulations.reproduce.fedp3.jobs import jobs, tuned, tuning_jobs
@@ -63,24 +64,9 @@ def _say(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder of the data sets; without: the page alone"
-    )
-    parser.add_argument(
-        "--only",
-        nargs="*",
-        choices=_PARTS,
-        default=list(_PARTS),
-        help="parts to run; two may run side by side",
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce-fedp3"))
-    parser.add_argument("--page", type=Path, default=Path("docs/results/fedp3.md"))
+    parser = parser_of("fedp3", __doc__, parts=_PARTS)
     parser.add_argument(
         "--criteria-page", type=Path, default=Path("docs/results/pruning.md"), help="of criteria"
-    )
-    parser.add_argument(
-        "--no-report", dest="report", action="store_false", help="leave the page as it is"
     )
     return parser
 

@@ -43,7 +43,7 @@ def write_report(runs: Path, page: Path) -> None:
     Raises
     ------
     ValueError
-        If the page has lost its markers.
+        If the page has lost its markers, or there are no runs: its tables then stay.
     """
     text = page.read_text(encoding="utf-8")
     begin, end = MARKERS
@@ -57,6 +57,8 @@ def write_report(runs: Path, page: Path) -> None:
     if all((runs / job.name / "summary.json").exists() for job in step_jobs()):
         parts.append(_privacy(best_step(runs), runs, page.parent / "fedp3"))
         parts.append(_digits(runs))
+    if len(parts) == 1:
+        raise ValueError(f"{runs}: there are no runs to report of; give --data")
     body = "\n\n".join(parts)
     page.write_text(f"{before}{begin}\n\n{body}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")
 

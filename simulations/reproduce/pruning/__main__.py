@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from fedstrategies.data import DataError
 from fedstrategies.threads import single_threaded
+from simulations.reproduce.command import parser_of
 from simulations.reproduce.pruning.cells import PATTERNS, measure
 
 _PROGRAM = "python -m simulations.reproduce.pruning"
@@ -39,21 +39,7 @@ def _say(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the model and texts")
-    parser.add_argument(
-        "--only",
-        nargs="*",
-        choices=PATTERNS,
-        default=list(PATTERNS),
-        help="sparsities to measure; none: the report alone. Two may run side by side",
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce-pruning"))
-    parser.add_argument("--page", type=Path, default=Path("docs/results/pruning.md"))
-    parser.add_argument(
-        "--no-report", dest="report", action="store_false", help="leave the page as it is"
-    )
-    return parser
+    return parser_of("pruning", __doc__, parts=PATTERNS)
 
 
 if __name__ == "__main__":

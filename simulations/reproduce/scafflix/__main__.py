@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedstrategies.threads import single_threaded
+from simulations.reproduce.command import parser_of
 from simulations.reproduce.scafflix import convex, networks
 from simulations.reproduce.scafflix.report import write_report
 
@@ -50,21 +51,7 @@ def _say(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data sets")
-    parser.add_argument(
-        "--only",
-        nargs="*",
-        choices=_PARTS,
-        default=list(_PARTS),
-        help="parts to run; none: the report alone. Two parts may run side by side",
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce-scafflix"))
-    parser.add_argument("--page", type=Path, default=Path("docs/results/scafflix.md"))
-    parser.add_argument(
-        "--no-report", dest="report", action="store_false", help="leave the page as it is"
-    )
-    return parser
+    return parser_of("scafflix", __doc__, parts=_PARTS)
 
 
 if __name__ == "__main__":

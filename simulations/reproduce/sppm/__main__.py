@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedstrategies.data import DataError
 from fedstrategies.threads import single_threaded
+from simulations.reproduce.command import parser_of
 from simulations.reproduce.sppm.jobs import run_jobs
 from simulations.reproduce.sppm.networks import DATASET, run_networks
 from simulations.reproduce.sppm.problems import DATASETS, SPLITS
@@ -50,22 +51,8 @@ def _say(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data sets")
-    parts = [*DATASETS, DATASET]
-    parser.add_argument(
-        "--only",
-        nargs="*",
-        choices=parts,
-        default=parts,
-        help="parts to run; none: the report alone. Two parts may run side by side",
-    )
+    parser = parser_of("sppm", __doc__, parts=[*DATASETS, DATASET])
     parser.add_argument("--splits", nargs="*", choices=list(SPLITS), default=list(SPLITS))
-    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce-sppm"))
-    parser.add_argument("--page", type=Path, default=Path("docs/results/sppm.md"))
-    parser.add_argument(
-        "--no-report", dest="report", action="store_false", help="leave the page as it is"
-    )
     return parser
 
 
