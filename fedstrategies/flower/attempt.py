@@ -19,7 +19,7 @@ from fedstrategies.random import Purpose, client_keys
 if TYPE_CHECKING:
     from fedstrategies.flower.strategy import BaseStrategy
 
-__all__ = ["Attempt"]
+__all__ = ["MOST_OUTAGES", "Attempt"]
 
 
 MOST_OUTAGES = 5

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
+from fedstrategies.flower.attempt import MOST_OUTAGES
 from fedstrategies.flower.compressed_copies import Copies
 from fedstrategies.flower.compressed_demands import Demands
 from fedstrategies.flower.compressed_round import CompressedRound
@@ -90,6 +91,8 @@ class Compressed(Strategy):
         self._demands = Demands(_wrapped(strategy))
         self.bytes = ByteCounters()
         self.failures: tuple[str, ...] = ()
+        self.outages = 0
+        """Rounds in a row in which no client could be reached."""
         self.outermost = False
         self._copies = Copies()
         self._attempt: CompressedRound | None = None
@@ -114,7 +117,8 @@ class Compressed(Strategy):
         Raises
         ------
         AllClientsFailed
-            If every client of a round failed by its own fault.
+            If every client of a round failed by its own fault, or none could be reached in five
+            rounds in a row. A round in which none could leaves the model as it is.
         """
         self.outermost = True
         return super().start(
@@ -160,7 +164,8 @@ class Compressed(Strategy):
         Raises
         ------
         AllClientsFailed
-            If every client of the round failed by its own fault.
+            If every client of the round failed by its own fault, or none could be reached in five
+            rounds in a row.
         RuntimeError
             Without a `configure_train` before it.
         """
@@ -176,6 +181,13 @@ class Compressed(Strategy):
             raise AllClientsFailed(
                 f"round {server_round}: all {len(attempt.requests)} clients failed; the first "
                 f"said: {first}{_hint(first)}"
+            )
+        out_of_reach = attempt.outage
+        self.outages = self.outages + 1 if out_of_reach else 0
+        if self.outages >= MOST_OUTAGES:
+            raise AllClientsFailed(
+                f"round {server_round}: none of the {len(attempt.requests)} clients could be "
+                f"reached in {MOST_OUTAGES} rounds in a row; the first error: {out_of_reach}"
             )
         attempt.commit()
         arrays, metrics = self.strategy.aggregate_train(server_round, found)

@@ -16,7 +16,7 @@ from fedstrategies.flower.counters import ByteCounters
 from fedstrategies.flower.errors import reason_of
 from fedstrategies.flower.flat_update import FlatModel, in_types, only_arrays
 from fedstrategies.flower.ledger import Rejected
-from fedstrategies.flower.private import client_error
+from fedstrategies.flower.private import client_error, fault_of_the_app
 from fedstrategies.flower.records import CONTROL, MEMORY, raw_array
 from fedstrategies.random import Purpose, client_keys
 from fedstrategies.wire import encode_vector
@@ -48,6 +48,8 @@ class CompressedRound:
         One line per client whose reply is not used.
     faulty : dict of int to str
         Nodes that failed by their own fault, and how.
+    unreachable : dict of int to str
+        Nodes in whose place Flower answered with an error that is not the app's.
     strays : list of str
         Errors of clients that cannot be named.
     """
@@ -67,6 +69,7 @@ class CompressedRound:
         self._reader = ReplyReader(copies=copies, counters=bytes, demands=demands)
         self.failures: list[str] = []
         self.faulty: dict[int, str] = {}
+        self.unreachable: dict[int, str] = {}
         self.strays: list[str] = []
         self._uploads: dict[int, Upload] = {}
         self._asked: dict[int, Asked] = {}
@@ -132,9 +135,11 @@ class CompressedRound:
                     self.strays.append(reason_of(reply))
                 continue
             if reply.has_error():
-                reason = reason_of(reply)
-                told = reason if not self.faulty else reason.splitlines()[-1]
-                causes[node], self.faulty[node] = f"the client raised: {told}", reason
+                reason, own = reason_of(reply), fault_of_the_app(reply)
+                alike = self.faulty if own else self.unreachable
+                told = reason if not alike else reason.splitlines()[-1]
+                causes[node] = f"the client raised: {told}" if own else f"no reply: {told}"
+                alike[node] = reason
                 errors[node] = reply
                 continue
             try:
@@ -149,6 +154,7 @@ class CompressedRound:
             self.copies.ledger.close(self._asked[node].number)
         for node in self._uploads:
             self.faulty.pop(node, None)
+            self.unreachable.pop(node, None)
         contents = {
             n: self._uploads[n].message.content for n in self._ordered if n in self._uploads
         }
@@ -177,6 +183,13 @@ class CompressedRound:
         """The first reason, if every client of the round failed by its own fault."""
         reasons = [*self.faulty.values(), *self.strays]
         return reasons[0] if reasons and len(reasons) >= len(self._asked) else None
+
+    @property
+    def outage(self) -> str | None:
+        """The first reason, if no client could be reached, with an error of Flower's for each."""
+        reasons = [*self.unreachable.values(), *self.faulty.values(), *self.strays]
+        down = self.unreachable and len(reasons) >= len(self._asked)
+        return reasons[0] if down else None
 
     def commit(self) -> None:
         """The replies are used: copies and receipts follow, all together."""

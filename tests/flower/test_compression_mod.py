@@ -22,6 +22,7 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
+from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import (
     DifferentialPrivacyClientSideAdaptiveClipping,
     DifferentialPrivacyClientSideFixedClipping,
@@ -50,6 +51,7 @@ from fedstrategies.flower.private import serialised_size
 from fedstrategies.flower.records import load_memory, load_receipts
 from fedstrategies.wire import decode
 from tests.flower.faults import Faults, FaultyGrid
+from tests.flower.outage import Outage
 
 CLIENTS, WIDTH = 4, 8
 D = WIDTH + 4  # the statistics of batch normalisation, and the counter, are not compressed
@@ -268,6 +270,33 @@ def test_mixed_faults_never_desynchronise() -> None:
     grid.faults = Faults()
     assert distance(drive(strategy, grid, arrays, 20)) < 5e-3
     assert strategy.failures == ()
+
+
+@pytest.mark.parametrize("code", [ErrorCode.UNKNOWN, ErrorCode.CLIENT_APP_CRASHED])
+def test_an_outage_of_all_nodes_costs_rounds_and_not_the_run(code: int) -> None:
+    def run(exchanges: int, rounds: int) -> tuple[Compressed, ArrayRecord]:
+        strategy = Compressed(FedAvg(fraction_evaluate=0.0))
+        grid = Outage(
+            app(CompressionMod(TopK(k=4))), num_clients=CLIENTS, code=code, exchanges=exchanges
+        )
+        return strategy, strategy.start(grid, start(), rounds).arrays
+
+    strategy, arrays = run(4, 12)
+    _, whole = run(0, 8)
+    # The rounds without clients leave the model and all memories as they were; draws go on.
+    assert strategy.outages == 0
+    assert distance(arrays) == pytest.approx(distance(whole), rel=1e-6)
+    with pytest.raises(
+        AllClientsFailed, match=r"none of the \d+ clients.*5 rounds.*the actor died"
+    ):
+        run(5, 12)
+
+
+def test_an_error_of_the_app_s_own_in_all_replies_ends_the_run_at_once() -> None:
+    code = ErrorCode.LOAD_CLIENT_APP_EXCEPTION
+    grid = Outage(app(CompressionMod(TopK(k=4))), num_clients=CLIENTS, code=code, exchanges=1)
+    with pytest.raises(AllClientsFailed, match="clients failed"):
+        Compressed(FedAvg(fraction_evaluate=0.0)).start(grid, start(), 3)
 
 
 def test_a_request_that_comes_twice_is_answered_with_the_same_bytes_and_trained_once() -> None:

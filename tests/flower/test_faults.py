@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import Strategy
 
 from fedstrategies.compressors import RandK, TopK, parse_compressor
 from fedstrategies.efbv import DIANA, EF21, EFBV
 from fedstrategies.flower import AllClientsFailed
-from fedstrategies.flower.private import client_error, identify
+from fedstrategies.flower.private import client_error
 from fedstrategies.flower.records import load_memory, load_receipts
 from fedstrategies.sampling import NiceSampling
 from fedstrategies.wire import decode
 from tests.flower.conftest import CLIENTS, DIMENSION, Setting
 from tests.flower.effective import effective_memories
 from tests.flower.faults import Faults, FaultyGrid
+from tests.flower.outage import Outage
 
 MIXED = Faults(
     lose_request=0.05,
@@ -185,26 +184,6 @@ def test_if_every_client_fails_the_first_traceback_is_raised(setting: Setting) -
     with pytest.raises(AllClientsFailed, match=r"all 8 clients failed.*was killed"):
         strategy.start(grid, setting.start, num_rounds=3)
     assert strategy.round == 0
-
-
-class Outage(FaultyGrid):
-    """For some exchanges every request ends with an error of Flower's, which is not the app's."""
-
-    def __init__(self, *args: Any, code: int, exchanges: int, **kwargs: Any) -> None:
-        super().__init__(*args, faults=Faults(), **kwargs)
-        self.code, self.left = code, exchanges
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        messages = list(messages)
-        if not self.left or messages[0].metadata.message_type != MessageType.TRAIN:
-            return super().send_and_receive(messages, timeout=timeout)
-        self.left -= 1
-        for message in messages:
-            identify(message)
-        error = Error(code=self.code, reason="the actor died")
-        return [Message(error, reply_to=message) for message in messages]
 
 
 @pytest.mark.parametrize(
