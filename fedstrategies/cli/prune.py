@@ -44,6 +44,14 @@ def prune_command(
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="B", help="windows at a time")] = 8,
     seed: Annotated[int, typer.Option(metavar="S", help="of the calibration windows")] = 0,
+    keep_outputs: Annotated[
+        bool,
+        typer.Option(
+            "--keep-outputs",
+            help="keep what a block gives for all calibration windows in memory: two passes in "
+            "place of half as many as there are blocks",
+        ),
+    ] = False,
     skip: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN", help="linear layers that stay dense, as in '*.down'"),
@@ -74,6 +82,7 @@ def prune_command(
         length=length,
         batch_size=batch_size,
         seed=seed,
+        keep_outputs=keep_outputs,
         skip=tuple(skip or ()),
         tokenizer=tokenizer,
         device=device,

@@ -59,7 +59,8 @@ def save_sparse(named: Mapping[str, Tensor], pruned: Collection[str], path: Path
         )
         arrays[name] = torch.from_numpy(np.frombuffer(frame, dtype=np.uint8).copy())
         shapes[name] = list(value.shape)
-    save_model(arrays, path, metadata={"format": _FORMAT, "pruned": json.dumps(shapes)})
+    # One entry: safetensors writes several in an order that differs from process to process.
+    save_model(arrays, path, metadata={_FORMAT: json.dumps(shapes)})
 
 
 def load_sparse(path: Path) -> dict[str, Tensor]:
@@ -83,9 +84,9 @@ def load_sparse(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-            if about.get("format") != _FORMAT:
+            if _FORMAT not in about:
                 raise DataError(f"{path}: not a sparse checkpoint of fedstrategies")
-            shapes = json.loads(about["pruned"])
+            shapes = json.loads(about[_FORMAT])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         for name, shape in shapes.items():
             blob = arrays[name].numpy().tobytes()

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from fedstrategies.pruning.activations import ActivationStatistics
 
-__all__ = ["calibrate", "calls", "watching"]
+__all__ = ["Enough", "calibrate", "calls", "watching"]
 
 Batch = TypeVar("Batch")
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """All that is watched has been seen."""
 
 
@@ -93,7 +93,7 @@ def calibrate(
         watches[name].add(inputs, outputs if part.bias is None else outputs - part.bias)
         done[name] = done.get(name, 0) + 1
         if expected and all(done.get(other, 0) >= expected[other] for other in layers):
-            raise _Enough
+            raise Enough
 
     count = 0
     with torch.no_grad(), watching(module, layers, watch):
@@ -102,7 +102,7 @@ def calibrate(
             count += samples(batch)
             try:
                 forward(module, batch)
-            except _Enough:
+            except Enough:
                 continue
     if not count:
         raise ValueError("calibration: there is no batch, or none with a sequence")

@@ -2,11 +2,13 @@
 
 A block's activations are those that come out of the blocks before it *after* these were pruned.
 They are computed anew from the first layer for every block, which costs half as many passes as
-there are blocks and keeps nothing but the statistics of one block's layers.
+there are blocks and keeps nothing but the statistics of one block's layers. Or the outputs of one
+block are kept for all batches, and every block runs twice (`replay`).
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +23,11 @@ from fedstrategies.pruning.calibration import calibrate, calls
 from fedstrategies.pruning.linear_blocks import LinearBlock, linear_blocks
 from fedstrategies.pruning.method import PruningMethod
 from fedstrategies.pruning.patterns import Pattern
+from fedstrategies.pruning.replay import Forward, Replay
 
 __all__ = ["PrunedLayer", "prune_module"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,7 @@ def prune_module(
     forward: Callable[[nn.Module, Any], object] | None = None,
     samples: Callable[[Any], int] = len,
     skip: Sequence[str] = (),
+    keep_outputs: bool = False,
     observe: Callable[[PrunedLayer], None] | None = None,
 ) -> tuple[PrunedLayer, ...]:
     """Set to zero what a method removes of the linear layers of a module, in place.
@@ -75,6 +81,10 @@ def prune_module(
         Sequences in a batch.
     skip : sequence of str
         Shell patterns of names of linear layers that stay dense.
+    keep_outputs : bool
+        Keep what a block gives for every batch in memory, so that a pass begins behind it: two
+        passes in all. Where the blocks are no chain (see `replay`) that is logged, and activations
+        are computed anew as without it.
     observe : callable, optional
         Called with each layer once it is pruned.
 
@@ -101,11 +111,19 @@ def prune_module(
             expected = _reached(module, blocks, batches, run)
             first = {name: at for at, name in enumerate(expected)}
             blocks = tuple(sorted(blocks, key=lambda block: min(first[x] for x in block.layers)))
-        for block in blocks:
+        replay = None
+        if method.needs_activations and keep_outputs:
+            replay = _replay(module, blocks, batches, run)
+        for place, block in enumerate(blocks):
             known: dict[str, ActivationStatistics] = {}
             if method.needs_activations:
                 known = calibrate(
-                    module, block.layers, batches, forward=run, samples=samples, expected=expected
+                    module,
+                    block.layers,
+                    enumerate(batches),
+                    forward=_second(run) if replay is None else replay.calibrating(place),
+                    samples=lambda numbered: samples(numbered[1]),
+                    expected=expected,
                 )
             for name in block.layers:
                 layer = _prune_layer(module, name, method, pattern, known.get(name))
@@ -113,6 +131,25 @@ def prune_module(
                 if observe is not None:
                     observe(layer)
     return tuple(pruned)
+
+
+def _second(forward: Forward) -> Forward:
+    """The pass of a batch that comes with its number."""
+    return lambda module, numbered: forward(module, numbered[1])
+
+
+def _replay(
+    module: nn.Module, blocks: Sequence[LinearBlock], batches: Iterable[Any], forward: Forward
+) -> Replay | None:
+    replay = Replay(module, [block.name for block in blocks], forward)
+    if replay.is_chain(next(iter(batches))):
+        return replay
+    logger.warning(
+        "%s: its blocks are no chain, so that outputs of one cannot be kept; activations are "
+        "computed anew for each",
+        type(module).__name__,
+    )
+    return None
 
 
 def _call(module: nn.Module, batch: Any) -> object:

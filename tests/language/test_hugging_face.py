@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,48 @@ def test_a_llama_is_loaded_calibrated_pruned_and_evaluated(tmp_path: Path) -> No
     )
     assert all(layer.kept == layer.size // 2 for layer in layers)
     assert perplexity(model, tokens, length=16).nats != dense.nats
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("LlamaForCausalLM", {"num_key_value_heads": 2, "intermediate_size": 24}),
+        ("OPTForCausalLM", {"ffn_dim": 24, "word_embed_proj_dim": 16}),
+    ],
+)
+def test_outputs_of_blocks_that_are_kept_give_the_same_bits(
+    kind: str, config: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The blocks of these models are chains, whatever else they are handed."""
+    model_class = getattr(transformers, kind)
+    settings = model_class.config_class(
+        vocab_size=13,
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        use_cache=False,
+        **config,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        dense = model_class(settings).eval()
+    draw = torch.Generator().manual_seed(1)
+    batches = [torch.randint(0, 13, (2, 12), generator=draw) for _ in range(3)]
+    found = []
+    for keep_outputs in (True, False):
+        module = copy.deepcopy(dense)
+        prune_module(
+            module,
+            batches,
+            method=parse_method("r2-dsnot"),
+            pattern=Unstructured(sparsity=0.5),
+            forward=lambda module, tokens: module(input_ids=tokens),
+            keep_outputs=keep_outputs,
+        )
+        found.append(module.state_dict())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert "no chain" not in caplog.text
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:

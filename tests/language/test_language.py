@@ -151,6 +151,15 @@ def test_a_layer_of_zeros_and_one_without_zeros(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], value) for name, value in named.items())
 
 
+def test_a_model_gives_the_same_file_every_time(tmp_path: Path) -> None:
+    named = {"w": torch.eye(8), "b": torch.ones(8)}
+    files = set()
+    for _ in range(12):
+        save_sparse(named, ["w"], tmp_path / "s.safetensors")
+        files.add((tmp_path / "s.safetensors").read_bytes())
+    assert len(files) == 1
+
+
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     with pytest.raises(DataError, match="cannot be read"):
@@ -164,7 +173,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a sparse checkpoint"):
         load_sparse(path)
     for shapes in ('{"w": [2, 3]}', '{"v": [2]}', "[]", "{"):
-        about = {"format": "fedstrategies-sparse-1", "pruned": shapes}
+        about = {"fedstrategies-sparse-1": shapes}
         save_file({"w": torch.zeros(9, dtype=torch.uint8)}, path, metadata=about)
         with pytest.raises(DataError, match="damaged"):
             load_sparse(path)

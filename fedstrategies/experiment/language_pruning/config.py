@@ -40,6 +40,8 @@ class PruneConfig:
         model's context.
     batch_size, seed : int
         Windows at a time; of the calibration windows.
+    keep_outputs : bool
+        See `prune_module`.
     skip : tuple of str
         Shell patterns of linear layers that stay dense.
     tokenizer : Path or None
@@ -67,6 +69,7 @@ class PruneConfig:
     length: int | None = None
     batch_size: int = 8
     seed: int = 0
+    keep_outputs: bool = False
     skip: tuple[str, ...] = ()
     tokenizer: Path | None = None
     device: str = "cpu"

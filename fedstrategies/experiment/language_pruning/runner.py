@@ -234,6 +234,7 @@ def _prune(
             pattern=config.zeros,
             forward=model.scores,
             skip=config.skip,
+            keep_outputs=config.keep_outputs,
             observe=observe,
         )
     except ValueError as error:
