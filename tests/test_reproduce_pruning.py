@@ -103,6 +103,14 @@ def test_a_file_that_is_no_cell_is_named(tmp_path: Path) -> None:
         write_report(tmp_path / "none", PAGE)
 
 
+def test_calibration_is_compared_in_one_run() -> None:
+    section = scoring.calibration_report([1, 2], 2)
+    rows = [line for line in section.splitlines() if line.startswith(("| 1 |", "| 2 |"))]
+    assert len(rows) == 2
+    text = PAGE.read_text(encoding="utf-8")
+    assert all(text.count(marker) == 1 for marker in scoring.CALIBRATION)
+
+
 def test_scoring_is_compared_in_one_run() -> None:
     section = scoring.report((16, 24), 2)
     assert "| RIA |" in section
