@@ -142,12 +142,14 @@ def _replay(
     module: nn.Module, blocks: Sequence[LinearBlock], batches: Iterable[Any], forward: Forward
 ) -> Replay | None:
     replay = Replay(module, [block.name for block in blocks], forward)
-    if replay.is_chain(next(iter(batches))):
+    reason = replay.reason_against(next(iter(batches)))
+    if reason is None:
         return replay
     logger.warning(
-        "%s: its blocks are no chain, so that outputs of one cannot be kept; activations are "
+        "%s: its blocks are no chain (%s), so that outputs of one cannot be kept; activations are "
         "computed anew for each",
         type(module).__name__,
+        reason,
     )
     return None
 

@@ -12,7 +12,6 @@ blocks, and a module that is none (U-nets, say, or blocks that are called twice)
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -23,8 +22,6 @@ from torch import Tensor, nn
 from fedstrategies.pruning.calibration import Enough
 
 __all__ = ["Forward", "Replay"]
-
-logger = logging.getLogger(__name__)
 
 Forward = Callable[[nn.Module, Any], object]
 """``forward(module, batch)``."""
@@ -78,13 +75,13 @@ class Replay:
 
         return run
 
-    def is_chain(self, batch: Any) -> bool:
-        """Whether passes that begin behind a block give what whole passes give, for every block.
+    def reason_against(self, batch: Any) -> str | None:
+        """Why passes that begin behind a block do not give what whole passes give; None: they do.
 
         Parameters
         ----------
         batch : object
-            What it is tried on; costs about two passes.
+            What every block is tried on; costs about two passes.
         """
         found: list[tuple[str, Any]] = []
         with (
@@ -93,18 +90,17 @@ class Replay:
         ):
             self._forward(self._module, batch)
         if tuple(name for name, _ in found) != self._names:
-            return False
+            return "a block is not called once, or not in its turn"
         outputs = [output for _, output in found]
         for place in range(1, len(self._names)):
             try:
                 again = self._alone(place, outputs[place - 1], batch)
             except Exception as error:
-                # What a stand-in's output breaks in between says that this is no chain.
-                logger.debug("no chain at %s: %s", self._names[place], error)
-                return False
+                # The whole pass was sound: what breaks here breaks by the stand-ins.
+                return f"at {self._names[place]}: {type(error).__name__}: {error}"
             if not _same(again, outputs[place]):
-                return False
-        return True
+                return f"{self._names[place]} sees more than what the block before it gave"
+        return None
 
     def _alone(self, place: int, before: Any, batch: Any) -> Any:
         """What a block gives when all blocks before it are stood in for."""

@@ -40,6 +40,19 @@ class Linked(Tower):
         return logits
 
 
+class Broken(Tower):
+    """Looks at what its first block gave, and does not get on without it."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        first = self.blocks[0](x)
+        second = self.blocks[1](first[..., : WIDTH // 2].repeat(1, 1, 2))
+        if first is second:
+            raise RuntimeError("two blocks gave one tensor")
+        logits: Tensor = self.head(self.blocks[2](second))
+        return logits
+
+
 class Twice(Tower):
     """Calls its first block two times."""
 
@@ -98,7 +111,12 @@ def assert_equal(one: Tower, other: Tower) -> None:
 
 
 CHAINS = [(Tower, Block), (Tower, InPlace), (Paired, Pairs)]
-OTHERS = [(Linked, Block), (Twice, Block), (Mapped, Named)]
+OTHERS = [
+    (Linked, Block, "blocks.2 sees more than"),
+    (Broken, Block, "at blocks.2: RuntimeError"),
+    (Twice, Block, "not called once"),
+    (Mapped, Named, "blocks.1 sees more than"),
+]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.spec)
@@ -111,14 +129,15 @@ def test_a_chain_is_pruned_to_the_same_bits(
     assert not caplog.records
 
 
-@pytest.mark.parametrize(("kind", "block"), OTHERS)
+@pytest.mark.parametrize(("kind", "block", "why"), OTHERS)
 def test_what_is_no_chain_is_told_apart_and_calibrated_anew(
-    kind: type[Tower], block: type[Block], caplog: pytest.LogCaptureFixture
+    kind: type[Tower], block: type[Block], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     tower = made(kind, block)
     assert_equal(pruned(tower, PATTERNS[0], keep_outputs=True), pruned(tower, PATTERNS[0]))
     (record,) = caplog.records
-    assert f"{kind.__name__}: its blocks are no chain" in record.getMessage()
+    assert f"{kind.__name__}: its blocks are no chain (" in record.getMessage()
+    assert why in record.getMessage()
 
 
 def test_every_block_runs_twice_for_a_batch() -> None:
